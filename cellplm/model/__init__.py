@@ -1,0 +1,1 @@
+"""The model: cells are tokens, a tissue is a sentence."""

@@ -1,0 +1,1 @@
+"""The corpus: write parts, commit snapshots, plan epochs, stream tissue batches."""

@@ -1,0 +1,1 @@
+"""Raw files in: find, read, check, harmonise, sort, commit."""

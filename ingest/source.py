@@ -1,0 +1,129 @@
+"""What a reader hands on: one opened data set, and its counts as compressed blocks.
+
+A reader is two functions. `find` looks at the files of one folder and claims those
+that it knows together (a matrix and the metadata beside it are one data set);
+`open` reads the small tables (obs, var) and returns a `Source` whose `blocks`
+streams the counts. Blocks may run along cells (CSR files, cells x genes tables) or
+along features (CSC files, genes x cells tables): nothing downstream cares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Axis = Literal["obs", "var"]
+Modality = Literal["scrna", "srt"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Some whole rows (axis "obs") or whole columns (axis "var") of a count matrix.
+
+    Attributes:
+        axis: what `indptr` runs along.
+        start: the source row (or column) that the first entry of `indptr` belongs to.
+        indptr: (n + 1,) int64, from 0.
+        indices: (nnz,) int32 columns (or rows) in the source's own order; any order, no
+            duplicates within one row (or column).
+        data: (nnz,) the values as read, any numeric dtype; explicit zeros are allowed.
+    """
+
+    axis: Axis
+    start: int
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    data: NDArray[Any]
+
+    @property
+    def n(self) -> int:
+        """Rows (or columns) in this block."""
+        return self.indptr.size - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """One data set seen on disk, not opened yet."""
+
+    format: str
+    path: Path
+    files: tuple[Path, ...]
+    """Every file that belongs to it, `path` first; hashed into the provenance."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """What a user may say about how a data set is to be read."""
+
+    counts: str | None = None
+    """A layer name, or "X" or "raw"; None: look in the usual places."""
+    species: str | None = None
+    modality: Modality | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One opened data set.
+
+    Attributes:
+        name: short, from the file or folder name.
+        format: the reader's name.
+        files: what it was read from.
+        obs: one row a cell, index the cell names as strings (not necessarily unique).
+        var: one row a feature, index the source's names as strings (not necessarily unique).
+            A column "feature_id" holds stable ids where the source has them beside the names.
+        counts_from: where the counts are, in the words of the format ("layers['counts']").
+        looked_in: every place where counts were looked for, with what was found there.
+        modality: "srt" where cells have coordinates.
+        platform: the instrument, where the format tells ("CosMx").
+        coords_um: (n_obs, 2) float32 micrometres, or None. One frame per slide.
+        blocks: starts a fresh pass over the counts. All blocks of a pass share one axis and
+            cover it once, in order.
+        warnings: sentences for the report.
+    """
+
+    name: str
+    format: str
+    files: tuple[Path, ...]
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    counts_from: str
+    looked_in: tuple[str, ...] = ()
+    modality: Modality = "scrna"
+    platform: str = "unknown"
+    coords_um: NDArray[np.float32] | None = None
+    blocks: Callable[[], Iterator[Block]]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def n_obs(self) -> int:
+        """Cells."""
+        return len(self.obs)
+
+    @property
+    def n_vars(self) -> int:
+        """Features."""
+        return len(self.var)
+
+
+class Reader(Protocol):
+    """A module that knows one format."""
+
+    FORMAT: str
+
+    def find(self, files: Sequence[Path]) -> list[Found]:
+        """Claim data sets among the files of one folder."""
+
+    def open_source(self, found: Found, options: ReadOptions) -> Source:
+        """Open one of them.
+
+        Raises:
+            InputError: with one line that names the file and the fault.
+        """
