@@ -128,7 +128,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal:
         options = typing.get_args(hint)
         if value not in options:
-            raise ConfigError(f"{where} = {value!r}: expected one of {', '.join(map(str, options))}.")
+            known = ", ".join(map(str, options))
+            raise ConfigError(f"{where} = {value!r}: expected one of {known}.")
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):

@@ -1,0 +1,42 @@
+"""The `cellplm` command: gathers the commands, and turns errors into one line and a code.
+
+Exit code 0: done; 1: the work failed; 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from cellplm.cli import info, ingest
+from cellplm.errors import CellplmError
+
+app = typer.Typer(
+    name="cellplm",
+    help="Single-cell and spatial files in, a corpus out, a trained CellPLM model at the end.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("ingest")(ingest.ingest)
+app.command("info")(info.info)
+
+
+def main() -> None:
+    """Run the command line."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if not debug:
+        warnings.simplefilter("ignore")
+    try:
+        app()
+    except CellplmError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)

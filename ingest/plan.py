@@ -1,0 +1,323 @@
+"""Decide everything about one data set before anything is written.
+
+Opens it, harmonises its genes, checks every count, finds its tissues and orders its rows.
+What comes out is enough to report (`--dry-run`) and to convert; what is wrong with the
+data set is found here, while the corpus is still untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cellplm.corpus.genes import GeneIndex
+from cellplm.corpus.manifest import SourceFile
+from cellplm.corpus.schema import Modality, Profile
+from cellplm.corpus.writer import hash_file
+from cellplm.errors import ConfigError, InputError
+from cellplm.ingest import content
+from cellplm.ingest.find import SOURCES
+from cellplm.ingest.harmonise import Harmonised, harmonise
+from cellplm.ingest.sort import Layout, OnRows, Scan, lay_out, scan
+from cellplm.ingest.source import Found, ReadOptions, Source
+from cellplm.ingest.tissue import TissueRule, assign, order_within
+
+ORDER_SEED = 0
+"""Of the shuffle within a scRNA tissue: the same file always makes the same part."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestOptions:
+    """What a user may say; see `cellplm ingest --help`."""
+
+    tissue_key: str | None = None
+    species: str | None = None
+    modality: Modality | None = None
+    counts: str | None = None
+    profile: Profile = "balanced"
+    min_counts: int = 5
+    allow_duplicate: bool = False
+    on_error: Literal["fail", "skip"] = "fail"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        """Check what a type cannot."""
+        if self.min_counts < 0:
+            raise ConfigError(f"--min-counts {self.min_counts}: must not be negative.")
+        if self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}: must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TissueTable:
+    """T tissues of a part, in the order of its rows; see PartIndex."""
+
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    sample: NDArray[np.str_]
+    fov: NDArray[np.str_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """One data set, checked and laid out, with N cells and V features.
+
+    Attributes:
+        source: opened; its blocks are read once more when it is converted.
+        sources: its files with sizes and hashes.
+        genes: what each feature is.
+        scanned: sums per source row.
+        layout: destinations of rows and columns.
+        row_order: (N,) source rows in the part's order, cells without a tissue last.
+        column_order: (V,) source columns in the part's order, genes first by their number.
+        kept: (N,) bool in source order.
+        tissues: in the part's order.
+        rule: how samples and tissues were found.
+        excluded: cells without a tissue, by reason.
+        content: see ingest/content.py.
+        warnings: sentences for the report.
+    """
+
+    source: Source
+    sources: tuple[SourceFile, ...]
+    genes: Harmonised
+    scanned: Scan
+    layout: Layout
+    row_order: NDArray[np.int64]
+    column_order: NDArray[np.int64]
+    kept: NDArray[np.bool_]
+    tissues: TissueTable
+    rule: TissueRule
+    excluded: dict[str, int]
+    content: str
+    warnings: tuple[str, ...]
+
+    @property
+    def nnz(self) -> int:
+        """Stored counts."""
+        return int(self.layout.indptr[-1])
+
+
+def hash_sources(found: Found) -> tuple[SourceFile, ...]:
+    """Size and sha256 of every file of a data set.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    out = []
+    for path in found.files:
+        try:
+            size, sha256 = hash_file(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+        out.append(SourceFile(path=path.name, size=size, sha256=sha256))
+    return tuple(out)
+
+
+def plan_data_set(
+    found: Found,
+    sources: Sequence[SourceFile],
+    options: IngestOptions,
+    index: GeneIndex,
+    on_rows: OnRows,
+) -> Planned:
+    """Open, check and lay out one data set.
+
+    Args:
+        found: what was seen on disk.
+        sources: its hashed files.
+        options: from the user.
+        index: the corpus's genes.
+        on_rows: called with the rows (or columns) read so far.
+
+    Raises:
+        InputError: with one line that names the file and the fault.
+    """
+    read = ReadOptions(counts=options.counts, species=options.species, modality=options.modality)
+    source = SOURCES[found.format].open_source(found, read)
+    if source.n_obs == 0 or source.n_vars == 0:
+        raise InputError(
+            f"{found.path}: {source.n_obs} cells and {source.n_vars} features; nothing to ingest."
+        )
+    genes = _harmonise(found, source, options, index)
+    rule = assign(source, tissue_key=options.tissue_key)
+    scanned = scan(source, content.gene_hashes(list(genes.gene_id)), on_rows)
+    kept, excluded = _keep(source, scanned, max(1, options.min_counts))
+    if not kept.any():
+        raise InputError(
+            f"{found.path}: every cell is excluded "
+            f"({', '.join(f'{n:,} {reason}' for reason, n in excluded.items())}); "
+            "lower --min-counts if that is why."
+        )
+    row_order, tissues = _order(source, rule, kept)
+    column_order = _column_order(genes)
+    return Planned(
+        source=source,
+        sources=tuple(sources),
+        genes=genes,
+        scanned=scanned,
+        layout=lay_out(scanned, row_order, column_order),
+        row_order=row_order,
+        column_order=column_order,
+        kept=kept,
+        tissues=tissues,
+        rule=rule,
+        excluded=excluded,
+        content=content.digest(scanned.content),
+        warnings=(*source.warnings, *_warnings(genes, scanned, index)),
+    )
+
+
+def _harmonise(
+    found: Found, source: Source, options: IngestOptions, index: GeneIndex
+) -> Harmonised:
+    try:
+        return harmonise(source.var, species=options.species, index=index)
+    except InputError as error:
+        raise type(error)(f"{found.path}: {error}") from None
+
+
+def _order(
+    source: Source, rule: TissueRule, kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], TissueTable]:
+    rows = np.flatnonzero(kept)
+    coords = None if source.coords_um is None else source.coords_um[rows]
+    if source.modality != "srt":
+        coords = None
+    rows = rows[order_within(rule.tissue[rows], coords, ORDER_SEED)]
+    codes = rule.tissue[rows]
+    start = np.flatnonzero(np.diff(codes, prepend=codes[0] - 1))
+    table = TissueTable(
+        start=start.astype(np.int64),
+        stop=np.append(start[1:], rows.size).astype(np.int64),
+        sample=rule.sample[rows[start]].astype(np.str_),
+        fov=rule.fov[rows[start]].astype(np.str_),
+    )
+    return np.concatenate([rows, np.flatnonzero(~kept)]), table
+
+
+def _column_order(genes: Harmonised) -> NDArray[np.int64]:
+    number = genes.gene_number.astype(np.int64)
+    rank = np.where(number >= 0, number, np.iinfo(np.int64).max)
+    return np.argsort(rank, kind="stable")
+
+
+def _keep(
+    source: Source, scanned: Scan, min_counts: int
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Which cells belong to a tissue, and how many do not, each by its first reason."""
+    reasons = {
+        "with no counts": scanned.row_total == 0,
+        f"with fewer than {min_counts} counts": scanned.row_total < min_counts,
+    }
+    if source.modality == "srt" and source.coords_um is not None:
+        reasons["without coordinates"] = ~np.isfinite(source.coords_um).all(axis=1)
+    kept = np.ones(source.n_obs, dtype=bool)
+    excluded = {}
+    for reason, applies in reasons.items():
+        excluded[reason] = int(np.count_nonzero(kept & applies))
+        kept &= ~applies
+    return kept, {reason: n for reason, n in excluded.items() if n}
+
+
+def _warnings(genes: Harmonised, scanned: Scan, index: GeneIndex) -> list[str]:
+    out = []
+    n_genes = genes.counts.get("gene", 0)
+    n_unmapped = genes.counts.get("unmapped", 0)
+    if n_unmapped > n_genes:
+        n_all = n_genes + n_unmapped
+        out.append(f"only {n_genes:,} of {n_all:,} features were recognised as genes")
+    numbers = genes.gene_number[genes.gene_number >= 0]
+    if not (index.vocabulary[numbers] >= 0).any():
+        out.append(
+            f"no gene is in the default model vocabulary ({genes.species}); "
+            "the default model will not see this data set"
+        )
+    if genes.ambiguous:
+        shown = ", ".join(genes.ambiguous[:5])
+        out.append(f"{len(genes.ambiguous):,} ambiguous gene names left unmapped ({shown} …)")
+    if scanned.n_rounded:
+        out.append(f"{scanned.n_rounded:,} values within 1e-6 of a whole number were rounded")
+    return out
+
+
+def obs_table(planned: Planned) -> pd.DataFrame:
+    """The part's obs: what the source had, and source_row, tissue, sample, fov, kept.
+
+    Returns:
+        N rows in the part's order. A column of the source with one of our names is kept
+        as source_<name>; repeated cell names get a number.
+    """
+    order = planned.row_order
+    rule = planned.rule
+    tissue = np.full(order.size, -1, dtype=np.int32)
+    table = planned.tissues
+    tissue[: table.stop[-1]] = np.repeat(np.arange(table.start.size), table.stop - table.start)
+    ours = {
+        "source_row": order,
+        "tissue": tissue,
+        "sample": pd.Categorical(rule.sample[order]),
+        "fov": pd.Categorical(rule.fov[order]),
+        "kept": planned.kept[order],
+    }
+    obs = _storable(planned.source.obs).iloc[order]
+    return _with_ours(obs, ours)
+
+
+def var_table(planned: Planned) -> pd.DataFrame:
+    """The part's var: unique index, gene_id, symbol, source_name, kind, source_column.
+
+    Returns:
+        V rows in the part's order; the index is the Ensembl id of a gene, else the source's
+        name.
+    """
+    order = planned.column_order
+    genes = planned.genes
+    name = planned.source.var.index.to_numpy().astype(str)
+    ours = {
+        "gene_id": genes.gene_id[order],
+        "symbol": genes.symbol[order],
+        "source_name": name[order],
+        "kind": pd.Categorical(genes.kind[order]),
+        "source_column": order,
+    }
+    var = _storable(planned.source.var).iloc[order]
+    var.index = pd.Index(np.where(genes.kind == "gene", genes.gene_id, name)[order])
+    return _with_ours(var, ours)
+
+
+def _with_ours(table: pd.DataFrame, ours: dict[str, object]) -> pd.DataFrame:
+    theirs = {column: f"source_{column}" for column in table.columns if column in ours}
+    out = table.rename(columns=theirs).assign(**ours)  # type: ignore[arg-type]
+    out.index = _unique(out.index)
+    return out
+
+
+def _unique(names: pd.Index) -> pd.Index:
+    """Numbers after repeated names, none of which meets another name."""
+    values = names.astype(str).to_numpy().astype(object)
+    seen = set(values)
+    for position in np.flatnonzero(pd.Index(values).duplicated()):
+        base, number = values[position], 1
+        while f"{base}-{number}" in seen:
+            number += 1
+        values[position] = f"{base}-{number}"
+        seen.add(values[position])
+    return pd.Index(values, name=None, dtype=object)
+
+
+def _storable(table: pd.DataFrame) -> pd.DataFrame:
+    """Mixed object columns as strings, which AnnData can write; names as strings, unique."""
+    out = table.copy()
+    out.columns = _unique(pd.Index(out.columns))
+    for column in out.columns:
+        if out[column].dtype == object:
+            values = out[column]
+            out[column] = values.where(values.isna(), values.astype(str)).astype("string")
+            out[column] = out[column].fillna("").astype(object)
+    return out
