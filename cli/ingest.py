@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from cellplm.cli.console import Json, Quiet, Verbose, emit, emit_json, watch
-from cellplm.ingest.convert import IngestOptions, IngestReport, ingest_files
+from cellplm.ingest.convert import IngestReport, ingest_files
+from cellplm.ingest.plan import IngestOptions
 
 
 def ingest(

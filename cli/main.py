@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from cellplm.cli import info, ingest
+from cellplm.cli import embed, finetune, info, ingest, pretrain
 from cellplm.errors import CellplmError
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 app.command("ingest")(ingest.ingest)
 app.command("info")(info.info)
+app.command("pretrain")(pretrain.pretrain)
+app.add_typer(finetune.app, name="finetune")
+app.command("embed")(embed.embed)
 
 
 def main() -> None:

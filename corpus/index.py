@@ -62,7 +62,8 @@ def nnz_prefix(indptr: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     n_obs = indptr.size - 1
     rows = np.append(np.arange(0, n_obs, NNZ_PREFIX_ROWS), n_obs)
-    return indptr[rows]
+    prefix: NDArray[np.int64] = indptr[rows]
+    return prefix
 
 
 def to_bytes(index: PartIndex) -> bytes:

@@ -78,6 +78,7 @@ class Tissues:
         part: (T,) int32 position of the part in the snapshot.
         start, stop: (T,) int64 rows in the part.
         is_srt: (T,) bool.
+        usable: (T,) bool; false for every tissue of a part without a gene that the model knows.
         label: (T,) int64 row in `labels`.
         held_out: (T,) float64 in [0, 1): below the validation fraction means held out.
         labels: names of the batch labels, "part/sample" or "part/sample/fov".
@@ -87,6 +88,7 @@ class Tissues:
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     is_srt: NDArray[np.bool_]
+    usable: NDArray[np.bool_]
     label: NDArray[np.int64]
     held_out: NDArray[np.float64]
     labels: tuple[str, ...]
@@ -136,13 +138,19 @@ class Plan:
         return range(int(self.pack_windows[pack]), int(self.pack_windows[pack + 1]))
 
 
-def tissues(snapshot: Snapshot, indices: Sequence[PartIndex], config: PlanConfig) -> Tissues:
+def tissues(
+    snapshot: Snapshot,
+    indices: Sequence[PartIndex],
+    config: PlanConfig,
+    genes: NDArray[np.bool_] | None = None,
+) -> Tissues:
     """The tissues of a snapshot, numbered in manifest order.
 
     Args:
         snapshot: names the parts.
         indices: the index object of each part, in that order.
         config: `batch_label` decides the labels.
+        genes: by gene-index number, which ones the model knows; None for all.
 
     Returns:
         Every tissue, whatever the config filters.
@@ -158,11 +166,13 @@ def tissues(snapshot: Snapshot, indices: Sequence[PartIndex], config: PlanConfig
             held_out.append(_unit_hash(f"{entry.content}/{sample}/{fov}"))
     sizes = [index.n_tissues for index in indices]
     is_srt = [entry.modality == "srt" for entry in snapshot.parts]
+    known = [genes is None or bool(genes[i.gene_number[i.gene_number >= 0]].any()) for i in indices]
     return Tissues(
         part=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
         start=_concatenate([index.tissue_start for index in indices]),
         stop=_concatenate([index.tissue_stop for index in indices]),
         is_srt=np.repeat(np.array(is_srt, dtype=bool), sizes),
+        usable=np.repeat(np.array(known, dtype=bool), sizes),
         label=np.array(label, dtype=np.int64),
         held_out=np.array(held_out, dtype=np.float64),
         labels=tuple(names),
@@ -236,7 +246,7 @@ def digest(config: PlanConfig, split: Split) -> str:
 
 
 def _choose(table: Tissues, config: PlanConfig, split: Split) -> NDArray[np.int64]:
-    keep = np.ones(table.part.size, dtype=bool)
+    keep = table.usable.copy()
     if config.modality != "all":
         keep &= table.is_srt == (config.modality == "srt")
     if split != "all":
@@ -292,7 +302,7 @@ def _pack(
     size = last - first
     bounds = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
     window = np.arange(bounds[-1]) - np.repeat(bounds[:-1], size) + np.repeat(first, size)
-    genes = np.array([np.count_nonzero(index.gene_number >= 0) for index in indices] or [0])
+    genes = np.array([int((index.gene_number >= 0).sum()) for index in indices] or [0])
     cells_before = np.concatenate([[0], np.cumsum(cells)])
     nnz_before = np.concatenate([[0], np.cumsum(nnz)])
     pack_cells = cells_before[last] - cells_before[first]

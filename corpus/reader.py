@@ -90,6 +90,16 @@ class Part:
             coords_um=None if coords is None else np.asarray(coords.result()),
         )
 
+    @cached_property
+    def source_rows(self) -> NDArray[np.int64]:
+        """(n_obs,) row in the source of each row."""
+        return np.asarray(zarr.open_array(self.path / "obs" / "source_row", mode="r")[:])
+
+    @cached_property
+    def source_columns(self) -> NDArray[np.int64]:
+        """(n_vars,) column in the source of each column."""
+        return np.asarray(zarr.open_array(self.path / "var" / "source_column", mode="r")[:])
+
     def to_anndata(self, *, source_order: bool = True) -> ad.AnnData:
         """The whole part in memory, with counts widened to float32.
 
@@ -104,8 +114,7 @@ class Part:
         widened = (x.data.astype(np.float32), x.indices.astype(np.int64), x.indptr)
         adata.X = sp.csr_matrix(widened, shape=x.shape)
         if source_order:
-            rows = np.argsort(adata.obs["source_row"].to_numpy(), kind="stable")
-            columns = np.argsort(adata.var["source_column"].to_numpy(), kind="stable")
+            rows, columns = np.argsort(self.source_rows), np.argsort(self.source_columns)
             adata = adata[rows][:, columns].copy()
         return adata
 

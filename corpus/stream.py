@@ -8,7 +8,7 @@ function of them; it knows no ranks, so a run may resume with another number of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -47,6 +47,7 @@ class TissueStream(IterableDataset[TissueBatch]):
         seed: int = 0,
         split: Split = "train",
         in_order: bool = False,
+        genes: NDArray[np.bool_] | None = None,
         rank: int = 0,
         world_size: int = 1,
         read_ahead: int = 3,
@@ -58,6 +59,8 @@ class TissueStream(IterableDataset[TissueBatch]):
             config: how an epoch is cut.
             seed: of the run.
             split: which tissues.
+            genes: by gene-index number, which ones the model knows: parts without any are left
+                out; None for all.
             in_order: every tissue once in stored order, the same each epoch, for inference.
             rank: which share of each step this process takes.
             world_size: processes that share the steps.
@@ -78,11 +81,12 @@ class TissueStream(IterableDataset[TissueBatch]):
         self.epoch = 0
         self.steps_done = 0
         self._indices = [part.index for part in corpus.parts]
-        self._tissues = tissues(corpus.snapshot, self._indices, self.config)
+        self._tissues = tissues(corpus.snapshot, self._indices, self.config, genes)
         if self.plan().n_packs == 0:
             raise ConfigError(
                 f"{corpus.path}: no cells left to stream (split {split}, modality "
-                f"{self.config.modality}, min_window {self.config.min_window})."
+                f"{self.config.modality}, min_window {self.config.min_window}"
+                f"{', only parts with genes of the model' if genes is not None else ''})."
             )
 
     @property
@@ -119,7 +123,7 @@ class TissueStream(IterableDataset[TissueBatch]):
             self._advance(plan, step)
             yield from packs[-1:]
 
-    def steps(self) -> Iterator[list[TissueBatch]]:
+    def steps(self) -> Generator[list[TissueBatch]]:
         """This rank's packs of one global step at a time; none where others took them all.
 
         State taken while a step is being worked on counts it as done.

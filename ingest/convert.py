@@ -22,8 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
+from dask.base import compute
+from dask.delayed import delayed
 
 from cellplm.corpus import index as part_index
 from cellplm.corpus import manifest, schema
@@ -347,8 +348,8 @@ def _assemble_all(
         what = f"write {planned.source.name}"
         on_progress(Progress(what=what, done=finished, total=len(files)))
 
-    tasks = [dask.delayed(one, pure=False)(k, path) for k, path in enumerate(files)]
-    dask.compute(*tasks, scheduler="threads", num_workers=workers)
+    tasks = [delayed(one, pure=False)(k, path) for k, path in enumerate(files)]
+    compute(*tasks, scheduler="threads", num_workers=workers)  # type: ignore[no-untyped-call]
 
 
 def _add(entry: PartEntry, *, allow_duplicate: bool) -> manifest.Change:

@@ -66,10 +66,12 @@ class CountCheck:
             return np.asarray(data, dtype=np.uint32)
         if not np.issubdtype(data.dtype, np.floating):
             raise CountsError(f"{self._where()}: values are of type {data.dtype}, not numbers")
+        if data.dtype == np.float16:  # too narrow for the bounds below
+            data = data.astype(np.float32)
         whole = np.rint(data)
         # A comparison with NaN is false, so "not within" catches it and infinity as well.
         with np.errstate(invalid="ignore"):
-            good = (np.abs(data - whole) <= TOLERANCE) & (whole >= 0) & (whole <= LARGEST)
+            good = (np.abs(data - whole) <= TOLERANCE) & (whole >= 0) & (whole < LARGEST + 1)
             good &= data >= -TOLERANCE
         if not good.all():
             self._refuse(block, ~good)
@@ -167,7 +169,7 @@ def fault_of(values: NDArray[Any]) -> str | None:
         if values.max() < LOG_MAX:
             return f"non-integer, such as {example}: looks log-normalised"
         return f"non-integer, such as {example}: looks normalised or estimated"
-    if values.max() > LARGEST:
+    if values.max() >= LARGEST + 1:
         return "values of 2**32 and more"
     return None
 

@@ -44,18 +44,28 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
         if path.is_dir():
             for files in _folders(path):
                 seen, rest = _claim(files)
-                found |= {one.path: one for one in seen}
+                found |= {one.path.resolve(): one for one in seen}
                 unclaimed += rest
         elif path.is_file():
             beside, _ = _claim(_files(path.parent, os.listdir(path.parent), also=path))
             mine = [one for one in beside if path in one.files]
             if not mine:
-                raise InputError(_refusal(path))
-            found |= {one.path: one for one in mine}
+                raise InputError(why_not(path))
+            found |= {one.path.resolve(): one for one in mine}
         else:
             raise MissingFileError(f"{path}: no such file or folder")
     claimed = {file for one in found.values() for file in one.files}
     return _with_unique_names(list(found.values())), [p for p in unclaimed if p not in claimed]
+
+
+def why_not(path: Path) -> str:
+    """Why a file is no data set, in one line; for the files that `find` says belong to none.
+
+    A damaged table is among them: nobody can tell what a file is that cannot be read.
+    """
+    return table.refusal(path) or (
+        f"{path}: no data set that can be read; known formats are {', '.join(SOURCES)}"
+    )
 
 
 def _folders(root: Path) -> list[list[Path]]:
@@ -82,12 +92,6 @@ def _claim(files: list[Path]) -> tuple[list[Found], list[Path]]:
         files = [file for file in files if file not in claimed]
         found += seen
     return found, files
-
-
-def _refusal(path: Path) -> str:
-    return table.refusal(path) or (
-        f"{path}: no data set that can be read; known formats are {', '.join(SOURCES)}"
-    )
 
 
 def _with_unique_names(found: list[Found]) -> list[Found]:

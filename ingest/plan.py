@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -298,7 +298,7 @@ def _with_ours(table: pd.DataFrame, ours: dict[str, object]) -> pd.DataFrame:
     return out
 
 
-def _unique(names: pd.Index) -> pd.Index:
+def _unique(names: pd.Index[Any]) -> pd.Index[Any]:
     """Numbers after repeated names, none of which meets another name."""
     values = names.astype(str).to_numpy().astype(object)
     seen = set(values)
@@ -308,7 +308,8 @@ def _unique(names: pd.Index) -> pd.Index:
             number += 1
         values[position] = f"{base}-{number}"
         seen.add(values[position])
-    return pd.Index(values, name=None, dtype=object)
+    unique: pd.Index[Any] = pd.Index(values, name=None, dtype=object)
+    return unique
 
 
 def _storable(table: pd.DataFrame) -> pd.DataFrame:

@@ -181,10 +181,15 @@ class CellPLM(nn.Module):
         return torch.addmm(bias_G, hidden_CB.to(bias_G.dtype), weight_GB.T)
 
     @torch.no_grad()
-    def embed(self, batch: TissueBatch) -> Tensor:
-        """Embeddings of a batch's cells, (C, Z), in eval mode: no seed has a say."""
+    def embed(self, batch: TissueBatch, index: GeneIndex | None = None) -> Tensor:
+        """Embeddings of a batch's cells, (C, Z), in eval mode: no seed has a say.
+
+        Args:
+            batch: on any device, narrow or widened.
+            index: the gene index of `batch.gene_ids`; the model's own if None.
+        """
         with self._in_eval_mode():
-            mean_CZ: Tensor = self(self.prepare(batch)).mean_CZ
+            mean_CZ: Tensor = self(self.prepare(batch, index)).mean_CZ
         return mean_CZ
 
     def _forward(self, inputs: ModelInput, mask: Mask | None, generator: torch.Generator) -> Output:

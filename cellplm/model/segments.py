@@ -18,6 +18,8 @@ from torch import Tensor
 
 # A block takes in windows down to this share of its longest one.
 _SHORTEST = 0.75
+# Most windows of a block: performer-pytorch copies its projection for each window and head.
+_MOST_WINDOWS = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,10 @@ def _similar(lengths: NDArray[np.int64]) -> list[list[int]]:
     for window in np.argsort(-lengths, kind="stable").tolist():
         if lengths[window] == 0:
             break
-        if not groups or lengths[window] < _SHORTEST * lengths[groups[-1][0]]:
-            groups.append([])
-        groups[-1].append(window)
+        last = groups[-1] if groups else []
+        fits = last and lengths[window] >= _SHORTEST * lengths[last[0]]
+        if fits and len(last) < _MOST_WINDOWS:
+            last.append(window)
+        else:
+            groups.append([window])
     return groups

@@ -130,10 +130,10 @@ def _thin(
     fraction: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     n = np.where(is_gene, count, 0)
-    both = stats.binom.ppf(uniform, n, 2 * fraction).astype(np.int64)
+    both = np.asarray(stats.binom.ppf(uniform, n, 2 * fraction), dtype=np.int64)
     # A second uniform from the low bits of the first splits them evenly.
     again = np.modf(uniform * 2.0**26)[0]
-    test = stats.binom.ppf(again, both, 0.5).astype(np.int64)
+    test = np.asarray(stats.binom.ppf(again, both, 0.5), dtype=np.int64)
     return test, both - test
 
 

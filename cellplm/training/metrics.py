@@ -1,10 +1,11 @@
-"""metrics.jsonl: one JSON object a logged step, cut back when a run resumes."""
+"""metrics.jsonl: one JSON object a logged step, cut back when a run resumes; and its clock."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,24 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Clock:
+    """Cells, and seconds spent in all and in waiting for data, since the last logged step."""
+
+    def __init__(self) -> None:
+        """Begin to count."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count anew."""
+        self.began = time.perf_counter()
+        self.waited_s = 0.0
+        self.cells = 0
+
+    def seconds(self) -> float:
+        """Since the last restart; never 0."""
+        return max(time.perf_counter() - self.began, 1e-9)
 
 
 def memory_mb(device: torch.device) -> float:

@@ -25,7 +25,7 @@ from cellplm.model.vocabulary import Vocabulary
 from cellplm.training.checkpoint import TrainerState, read_state, restore, save_checkpoint
 from cellplm.training.config import RunConfig, TrainConfig, write_run_config
 from cellplm.training.interrupt import listen
-from cellplm.training.metrics import MetricsFile, memory_mb
+from cellplm.training.metrics import Clock, MetricsFile, memory_mb
 from cellplm.training.optim import Optimizer
 from cellplm.training.trainer import StepResult, train_step
 
@@ -100,37 +100,36 @@ def pretrain(
         f"{n_steps:,}",
         device,
     )
-    run = _Run(out, config.train, stream, model, optimizer, n_steps, on_progress)
+    run = _Run(
+        out=out,
+        config=config.train,
+        stream=stream,
+        model=model,
+        optimizer=optimizer,
+        n_steps=n_steps,
+        on_progress=on_progress,
+    )
     return run.train(state)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """The loop. Remembers what a checkpoint and a line of metrics are made of."""
+    """The loop, and what a checkpoint and a line of metrics are made of."""
 
-    def __init__(
-        self,
-        out: Path,
-        config: TrainConfig,
-        stream: TissueStream,
-        model: CellPLM,
-        optimizer: Optimizer,
-        n_steps: int,
-        on_progress: OnProgress,
-    ) -> None:
-        self.out = out
-        self.config = config
-        self.stream = stream
-        self.model = model
-        self.optimizer = optimizer
-        self.n_steps = n_steps
-        self.on_progress = on_progress
+    out: Path
+    config: TrainConfig
+    stream: TissueStream
+    model: CellPLM
+    optimizer: Optimizer
+    n_steps: int
+    on_progress: OnProgress
 
     def train(self, state: TrainerState) -> PretrainResult:
         """Make steps until the run's end or a signal, and leave a checkpoint of the last one."""
         result: StepResult | None = None
         saved_at = state.step
         metrics = MetricsFile(self.out / "metrics.jsonl", state.step)
-        clock = _Clock()
+        clock = Clock()
         with closing(metrics), listen() as interrupt, closing(self._packs(clock)) as steps:
             while not self._is_over(state.step) and not interrupt.requested:
                 epoch, packs = next(steps)
@@ -165,7 +164,7 @@ class _Run:
             interrupted=interrupted,
         )
 
-    def _packs(self, clock: _Clock) -> Generator[tuple[int, list[TissueBatch]]]:
+    def _packs(self, clock: Clock) -> Generator[tuple[int, list[TissueBatch]]]:
         """Steps of epoch after epoch, with the time that was spent waiting for them."""
         while True:
             epoch = self.stream.epoch
@@ -190,7 +189,7 @@ class _Run:
         )
 
     def _record(
-        self, state: TrainerState, epoch: int, result: StepResult, clock: _Clock
+        self, state: TrainerState, epoch: int, result: StepResult, clock: Clock
     ) -> dict[str, float]:
         terms = asdict(result)
         del terms["n_cells"]
@@ -210,23 +209,6 @@ class _Run:
         # Epochs differ by a step or two, so the total is an estimate until the end.
         total = max(self.n_steps, state.step)
         self.on_progress(Progress(what="pretrain", done=state.step, total=total, note=note))
-
-
-class _Clock:
-    """Time and cells since the last logged step."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to count anew."""
-        self.began = time.perf_counter()
-        self.waited_s = 0.0
-        self.cells = 0
-
-    def seconds(self) -> float:
-        """Since the last restart; never 0."""
-        return max(time.perf_counter() - self.began, 1e-9)
 
 
 def _claim(out: Path, resume: bool) -> TrainerState | None:

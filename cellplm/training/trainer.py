@@ -76,13 +76,14 @@ def train_step(
             output = model(inputs, mask)
             terms = model.loss(inputs, mask, output)
         share = terms.share(n_entries=n_entries, n_cells=n_cells, beta=beta)
-        share.backward()  # type: ignore[no-untyped-call]
-        if not math.isfinite(share.item()):
+        value = share.item()
+        if not math.isfinite(value):
             raise CellplmError(
-                f"step {step + 1}: the loss is {share.item()} on {inputs.name}. Look at that part "
+                f"step {step + 1}: the loss is {value} on {inputs.name}. Look at that part "
                 "(cellplm validate --deep), or lower train.lr and resume."
             )
-        loss += share.item()
+        share.backward()  # type: ignore[no-untyped-call]
+        loss += value
         reconstruction += terms.squared_error.item() / max(1, n_entries)
         kl += terms.kl_per_gene.item() * inputs.n_genes / n_cells
     lr, grad_norm = optimizer.step(step)

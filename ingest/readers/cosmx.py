@@ -19,8 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cellplm.errors import InputError, MissingFileError
+from cellplm.ingest.blocks import compress
 from cellplm.ingest.coords import coords_um
 from cellplm.ingest.readers.delimited import Delimited, read_small
 from cellplm.ingest.source import Block, Found, Modality, ReadOptions, Source
@@ -106,9 +108,7 @@ def _position(columns: Sequence[str], names: tuple[str, ...], path: Path) -> int
     )
 
 
-def _whole(
-    values: Sequence[str], name: str, path: Path
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _whole(values: Sequence[str], name: str, path: Path) -> NDArray[np.int64]:
     numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce")
     bad = numbers.isna() | (numbers % 1 != 0)
     if bad.any():
@@ -159,21 +159,10 @@ def _metadata(found: Found, cells: pd.MultiIndex) -> pd.DataFrame:
     return obs
 
 
-def _blocks(
-    table: Delimited, features: list[int], keep: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> Iterator[Block]:
+def _blocks(table: Delimited, features: list[int], keep: NDArray[np.bool_]) -> Iterator[Block]:
     """Rows of the matrix that are cells, renumbered without the others."""
     start = 0
     for first, values in table.matrices(features):
         values = values[keep[first : first + len(values)]]
-        row, column = np.nonzero(values)
-        indptr = np.zeros(len(values) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(row, minlength=len(values)), out=indptr[1:])
-        yield Block(
-            axis="obs",
-            start=start,
-            indptr=indptr,
-            indices=column.astype(np.int32),
-            data=values[row, column],
-        )
+        yield compress(values, axis="obs", start=start)
         start += len(values)

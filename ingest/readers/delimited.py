@@ -28,6 +28,8 @@ from cellplm.errors import InputError
 
 DELIMITERS = ",\t; "
 SNIFF_LINES = 20
+# A file without line ends must not fill the memory: 20 million cells fit in this header.
+MAX_LINE = 256 * 2**20
 BLOCK_BYTES = 8 * 2**20
 # A line of zeros may be followed by one of long floats: "0.0," and "32.0000000000001,".
 LINE_GROWTH = 8
@@ -59,7 +61,10 @@ class Delimited:
             InputError: the file is empty, not text, or no table.
         """
         with _text(path) as file:
-            lines = [line for line in islice(file, SNIFF_LINES) if line.strip()]
+            first = iter(lambda: file.readline(MAX_LINE), "")
+            lines = [line for line in islice(first, SNIFF_LINES) if line.strip()]
+        if any(len(line) == MAX_LINE for line in lines):
+            raise InputError(f"{path}: a line of more than {MAX_LINE >> 20} MiB; is it a table?")
         if not lines:
             raise InputError(f"{path}: empty file; a table with a header line was expected")
         if len(lines) == 1:
@@ -154,7 +159,7 @@ class Delimited:
                             f"fields, {len(self.columns)} were expected"
                         )
                     for i in at if kind == pa.float64() else ():
-                        if not _is_number(row[i]):
+                        if not is_number(row[i]):
                             return (
                                 f"{self.path}: row {row[0]!r} (line {rows.line_num}), column "
                                 f"{self.columns[i]!r}: {row[i]!r} is not a number"
@@ -192,6 +197,15 @@ def read_small(path: Path) -> pd.DataFrame:
     return frame
 
 
+def is_number(field: str) -> bool:
+    """Whether a field is a number (nan and inf are)."""
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
 def _compression(path: Path) -> Literal["gzip"] | None:
     with path.open("rb") as file:
         return "gzip" if file.read(2) == b"\x1f\x8b" else None
@@ -212,12 +226,14 @@ def _text(path: Path) -> Iterator[io.TextIOWrapper]:
         raise InputError(f"{path}: the gzip stream is damaged or cut short ({error})") from error
     except csv.Error as error:
         raise InputError(f"{path}: no table ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _split(lines: list[str]) -> tuple[list[list[str]], str]:
     """The rows at the delimiter under which they are equally and most divided; "" for none."""
     best: tuple[list[list[str]], str] = ([], "")
-    width = 1
+    best_fit = (False, 1)
     for delimiter in DELIMITERS:
         try:
             rows = list(csv.reader(lines, delimiter=delimiter))
@@ -225,17 +241,10 @@ def _split(lines: list[str]) -> tuple[list[list[str]], str]:
             continue
         if len(rows) < 2:
             continue
-        n = len(rows[1])
-        fits = n > width and len(rows[0]) in (n, n - 1)
+        width = len(rows[1])
         # One ragged row may be the fault that reading has to name; most rows have to agree.
-        if fits and 2 * sum(len(row) == n for row in rows[1:]) >= len(rows) - 1:
-            best, width = (rows, delimiter), n
+        agree = 2 * sum(len(row) == width for row in rows[1:]) >= len(rows) - 1
+        fit = (len(rows[0]) in (width, width - 1), width)
+        if width > 1 and agree and fit > best_fit:
+            best, best_fit = (rows, delimiter), fit
     return best
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True

@@ -25,7 +25,8 @@ import pandas as pd
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from cellplm.errors import CountsError, InputError
+from cellplm.errors import CountsError, InputError, MissingFileError
+from cellplm.ingest.blocks import compress
 from cellplm.ingest.coords import COSMX_UM_PER_PX, coords_um
 from cellplm.ingest.counts import fault_of
 from cellplm.ingest.source import Block, Found, Modality, ReadOptions, Source
@@ -110,9 +111,12 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except FileNotFoundError:
+    except InputError:
         raise
-    except (OSError, RuntimeError) as error:  # h5py raises both for damaged files
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path}: no such file") from error
+    # What h5py raises for damaged files, found by flipping bytes.
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable HDF5 file, or cut short ({reason})") from error
 
@@ -127,10 +131,10 @@ def _refuse_ways_out(group: h5py.Group, path: Path, depth: int) -> None:
                 raise InputError(
                     f"{path}: {item.name} keeps its data in other files; such files are not read"
                 )
-        elif depth < MAX_DEPTH:
-            _refuse_ways_out(item, path, depth + 1)
+        elif not isinstance(item, h5py.Group) or depth == MAX_DEPTH:
+            raise InputError(f"{path}: {group.name}/{name} is nothing that an h5ad file has there")
         else:
-            raise InputError(f"{path}: {item.name} is nested too deep for an h5ad file")
+            _refuse_ways_out(item, path, depth + 1)
 
 
 def _frame(file: h5py.File, key: str, path: Path) -> pd.DataFrame:
@@ -281,17 +285,7 @@ def _dense_blocks(item: h5py.Dataset, matrix: _Matrix) -> Iterator[Block]:
     if item.chunks and step > item.chunks[0]:
         step -= step % item.chunks[0]  # whole chunks: none is unpacked twice
     for start in range(0, n, step):
-        values = item[start : start + step]
-        row, column = np.nonzero(values)
-        indptr = np.zeros(len(values) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(row, minlength=len(values)), out=indptr[1:])
-        yield Block(
-            axis="obs",
-            start=start,
-            indptr=indptr,
-            indices=column.astype(np.int32),
-            data=values[row, column],
-        )
+        yield compress(item[start : start + step], axis="obs", start=start)
 
 
 def _sparse_blocks(item: h5py.Group, matrix: _Matrix) -> Iterator[Block]:

@@ -21,13 +21,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cellplm.errors import InputError
+from cellplm.ingest.blocks import compress
 from cellplm.ingest.coords import COLUMNS as COORD_COLUMNS
 from cellplm.ingest.coords import coords_um
 from cellplm.ingest.harmonise import known_fraction
-from cellplm.ingest.readers.delimited import Delimited, read_small
+from cellplm.ingest.readers.delimited import Delimited, is_number, read_small
 from cellplm.ingest.source import Axis, Block, Found, Modality, ReadOptions, Source
 
 FORMAT = "table"
@@ -150,12 +150,12 @@ def _layout(path: Path) -> _Layout:
     table = Delimited.sniff(path)
     names = table.columns[1:]
     labels = [row[0] for row in table.head]
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         raise InputError(f"{path}: the first line holds numbers; a line of names was expected")
     aside = tuple(i for i, name in enumerate(table.columns) if i and name in CELL_COLUMNS)
     at = tuple(i for i in range(1, len(table.columns)) if i not in set(aside))
     for i in at:
-        bad = next((row for row in table.head if not _is_number(row[i])), None)
+        bad = next((row for row in table.head if not is_number(row[i])), None)
         if bad is not None:
             raise InputError(
                 f"{path}: no matrix of counts: row {bad[0]!r}, column {table.columns[i]!r} holds "
@@ -173,14 +173,6 @@ def _layout(path: Path) -> _Layout:
     return _Layout(table=table, orientation=orientation, at=at, aside=aside)
 
 
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
 def _join(obs: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, str]:
     """`obs` with the columns of a table about the cells, and a sentence on how they came in."""
     extra = read_small(path)
@@ -192,7 +184,7 @@ def _join(obs: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, str]:
     # R writes a bare vector as a column "x": the file's name says more.
     role = SUFFIX.sub("", path.name).replace("-", "_").split("_")[-1].lower().removesuffix("s")
     extra.columns = pd.Index([role if str(c) == "x" else str(c) for c in extra.columns])
-    extra = extra.drop(columns=[c for c in extra.columns if c in obs.columns])
+    extra = extra.loc[:, ~(extra.columns.duplicated() | extra.columns.isin(obs.columns))]
     n_known = int(obs.index.isin(extra.index).sum())
     if extra.index.is_unique and 2 * n_known > len(obs):
         joined = extra.reindex(obs.index)
@@ -212,13 +204,4 @@ def _join(obs: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, str]:
 def _blocks(layout: _Layout) -> Iterator[Block]:
     axis: Axis = "obs" if layout.orientation == "cells x genes" else "var"
     for start, values in layout.table.matrices(layout.at):
-        row, column = np.nonzero(values)
-        indptr: NDArray[np.int64] = np.zeros(len(values) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(row, minlength=len(values)), out=indptr[1:])
-        yield Block(
-            axis=axis,
-            start=start,
-            indptr=indptr,
-            indices=column.astype(np.int32),
-            data=values[row, column],
-        )
+        yield compress(values, axis=axis, start=start)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.resources
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def small(**changes: object) -> bytes:
     return out.getvalue()
 
 
-def test_the_bundled_index_keeps_its_bytes():
+def test_the_bundled_index_keeps_its_bytes() -> None:
     path = importlib.resources.files("cellplm") / "data" / "genes.parquet"
     index = GeneIndex.bundled()
     assert index.raw_bytes == path.read_bytes()
@@ -37,7 +38,7 @@ def test_the_bundled_index_keeps_its_bytes():
     assert GeneIndex.bundled() is index
 
 
-def test_the_vocabulary_comes_first_and_in_order():
+def test_the_vocabulary_comes_first_and_in_order() -> None:
     index = GeneIndex.bundled()
     ids = index.vocabulary_ids()
     assert len(ids) == 19_374
@@ -47,12 +48,12 @@ def test_the_vocabulary_comes_first_and_in_order():
 
 
 @needs_shared
-def test_the_vocabulary_is_the_published_one():
+def test_the_vocabulary_is_the_published_one() -> None:
     config = json.loads((SHARED / "genes-vocab/CellPLM_20230926_85M.config.json").read_text())
     assert list(GeneIndex.bundled().vocabulary_ids()) == config["gene_list"]
 
 
-def test_orthologs_point_at_each_other_across_species():
+def test_orthologs_point_at_each_other_across_species() -> None:
     index = GeneIndex.bundled()
     some = np.flatnonzero(index.ortholog >= 0)
     assert some.size > 30_000
@@ -60,14 +61,14 @@ def test_orthologs_point_at_each_other_across_species():
     assert (index.species[some] != index.species[index.ortholog[some]]).all()
 
 
-def test_an_unknown_id_has_no_number():
+def test_an_unknown_id_has_no_number() -> None:
     index = GeneIndex.from_bytes(small())
     asked = ["ENSMUSG00000000003", "nothing", "ENSG00000000003", "ENSG00000000003"]
     assert index.numbers_of(asked).tolist() == [1, -1, 0, 0]
     assert index.numbers_of([]).tolist() == []
 
 
-def test_an_index_read_back_from_disk_is_the_same(tmp_path):
+def test_an_index_read_back_from_disk_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "genes.parquet"
     path.write_bytes(small())
     assert GeneIndex.from_path(path).sha256 == GeneIndex.from_bytes(small()).sha256
@@ -85,20 +86,20 @@ def test_an_index_read_back_from_disk_is_the_same(tmp_path):
         (small(ortholog=np.array([7, 0], dtype=np.int32)), "ortholog"),
     ],
 )
-def test_a_broken_index_is_refused_in_one_line(data, words):
+def test_a_broken_index_is_refused_in_one_line(data: bytes, words: str) -> None:
     with pytest.raises(CorruptCorpusError, match=words) as caught:
         GeneIndex.from_bytes(data, name="corpus/genes/x.parquet")
     assert str(caught.value).startswith("corpus/genes/x.parquet")
     assert "\n" not in str(caught.value)
 
 
-def test_an_index_without_a_column_is_refused():
+def test_an_index_without_a_column_is_refused() -> None:
     out = io.BytesIO()
     pd.read_parquet(io.BytesIO(small())).drop(columns="ortholog").to_parquet(out)
     with pytest.raises(CorruptCorpusError, match="lacks ortholog"):
         GeneIndex.from_bytes(out.getvalue())
 
 
-def test_a_missing_index_is_a_corrupt_corpus(tmp_path):
+def test_a_missing_index_is_a_corrupt_corpus(tmp_path: Path) -> None:
     with pytest.raises(CorruptCorpusError, match="cannot be read"):
         GeneIndex.from_path(tmp_path / "genes.parquet")

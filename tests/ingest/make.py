@@ -69,7 +69,9 @@ def dense(blocks: Iterator[Block], shape: tuple[int, int]) -> NDArray[np.float64
         assert block.start == at
         axes.add(block.axis)
         segment = np.repeat(np.arange(block.n), np.diff(block.indptr)) + block.start
-        rows, columns = (segment, block.indices) if block.axis == "obs" else (block.indices, segment)
+        rows, columns = (
+            (segment, block.indices) if block.axis == "obs" else (block.indices, segment)
+        )
         np.add.at(out, (rows, columns), block.data)
         at += block.n
     assert len(axes) <= 1
@@ -80,7 +82,7 @@ def dense(blocks: Iterator[Block], shape: tuple[int, int]) -> NDArray[np.float64
 def write_h5ad(path: Path, counts: NDArray[Any], *, layout: str = "csr", **parts: Any) -> Path:
     """An h5ad file with `counts` in X, laid out as "csr", "csc" or "dense"."""
     n_obs, n_vars = counts.shape
-    kinds = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}
+    kinds: dict[str, Any] = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}
     adata = ad.AnnData(
         X=kinds[layout](counts.astype(np.float32)),
         obs=parts.pop("obs", pd.DataFrame(index=[f"cell{i}" for i in range(n_obs)])),

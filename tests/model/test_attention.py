@@ -93,6 +93,11 @@ def test_windows_share_blocks_only_with_similar_ones() -> None:
     assert torch.equal(places[blocks.order], torch.arange(segments[-1]))
 
 
+def test_a_block_holds_a_bounded_number_of_windows() -> None:
+    blocks = blocks_of(list(range(301)), 300)
+    assert [len(rows) for rows in blocks.rows] == [128, 128, 44]
+
+
 def test_the_performer_approaches_softmax_with_more_features() -> None:
     generator = torch.Generator().manual_seed(1)
     q, k, v = torch.randn(3, 1, 2, 60, 64, generator=generator)
