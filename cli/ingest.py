@@ -80,24 +80,27 @@ def document(report: IngestReport, *, dry_run: bool) -> dict[str, Any]:
 def _show(report: IngestReport, out: Path, *, dry_run: bool) -> None:
     if report.ingested:
         table = Table(title="planned" if dry_run else f"in {out}", title_justify="left")
-        for column in ("data set", "format", "modality", "species", "counts from", "tissues from"):
+        for column in ("data set", "format", "modality", "species"):
             table.add_column(column)
         for column in ("cells", "kept", "features", "genes", "tissues"):
             table.add_column(column, justify="right")
         for each in report.ingested:
-            words = (each.format, each.modality, each.species, each.counts_from, each.tissue_rule)
+            words = (each.name, each.format, each.modality, each.species)
             sizes = (each.n_obs, each.n_kept, each.n_vars, each.n_genes, each.n_tissues)
-            table.add_row(each.name, *words, *(f"{n:,}" for n in sizes))
+            table.add_row(*words, *(f"{n:,}" for n in sizes))
         emit(table)
     for each in report.ingested:
+        emit(f"{each.name}: counts from {each.counts_from}; tissues: {each.tissue_rule}")
+        for reason, n in each.excluded_cells.items():
+            emit(f"{each.name}: {n:,} cells {reason} belong to no tissue")
         for warning in each.warnings:
-            emit(f"note    {each.name}: {warning}")
+            emit(f"{each.name}: {warning}")
     for left in report.skipped:
         emit(f"skipped {left.source}: {left.reason}")
     for left in report.refused:
         emit(f"refused {left.reason}")
-    if report.other_files:
-        emit(f"{len(report.other_files)} other files are no data sets: {report.other_files[0]} …")
+    for left in report.other_files:
+        emit(f"no data set: {left.reason}")
     if dry_run:
         emit("Nothing was written. Without --dry-run this goes in.")
     elif report.ingested:

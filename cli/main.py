@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from cellplm.cli import embed, finetune, info, ingest, pretrain
+from cellplm.cli import demo, embed, finetune, info, ingest, pretrain
 from cellplm.errors import CellplmError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("info")(info.info)
 app.command("pretrain")(pretrain.pretrain)
 app.add_typer(finetune.app, name="finetune")
 app.command("embed")(embed.embed)
+app.command("demo")(demo.demo)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from cellplm.corpus.manifest import PartEntry, Snapshot
 from cellplm.corpus.reader import Corpus
 from cellplm.corpus.writer import PartWriter, write_object
 from cellplm.errors import ConflictError, InputError
-from cellplm.ingest.find import find
+from cellplm.ingest.find import find, why_not
 from cellplm.ingest.plan import (
     IngestOptions,
     Planned,
@@ -94,7 +94,7 @@ class IngestReport:
     ingested: tuple[Ingested, ...]
     skipped: tuple[Left, ...]
     refused: tuple[Left, ...]
-    other_files: tuple[str, ...]
+    other_files: tuple[Left, ...]
 
 
 def ingest_files(
@@ -163,7 +163,9 @@ def ingest_files(
         ingested=tuple(done),
         skipped=tuple(skipped),
         refused=tuple(refused),
-        other_files=tuple(str(path) for path in others),
+        other_files=tuple(
+            Left(name=path.name, source=str(path), reason=why_not(path)) for path in others
+        ),
     )
 
 

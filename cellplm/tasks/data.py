@@ -14,7 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anndata as ad
+import numpy as np
 import torch
+import zarr
+from anndata.io import read_elem
 
 from cellplm.corpus.batch import TissueBatch
 from cellplm.corpus.plan import PlanConfig
@@ -67,12 +70,14 @@ def unknown_batch(batch: TissueBatch) -> TissueBatch:
 def as_anndata(data: Path, corpus: Corpus) -> ad.AnnData:
     """The file as AnnData, cells and features in their order.
 
-    An h5ad as it is, if its counts have the columns of X; else what the part holds of it.
+    An h5ad as it is, if its counts have the columns of X; else what the part holds of it
+    (counts in raw may be of other genes, or of the same in another order).
     """
     (part,) = corpus.parts
     if data.suffix == ".h5ad":
         whole = ad.read_h5ad(data)
-        if whole.n_vars == part.entry.n_vars:
+        names = np.asarray(read_elem(zarr.open_group(part.path / "var", mode="r"))["source_name"])
+        if np.array_equal(names[np.argsort(part.source_columns)], whole.var_names.astype(str)):
             return whole
     adata = part.to_anndata()
     adata.var_names = adata.var["source_name"].to_numpy()

@@ -32,7 +32,8 @@ class Entries:
         cell: (E,) int64 row in the batch.
         column: (E,) int64 column of the part.
         count: (E,) float32 what was set aside: the whole count (hide) or some molecules (thin).
-        library_size: (E,) float32 of the cell before anything was set aside.
+        library_size: (E,) float32 of the cell before anything was set aside; for validation
+            without what is set aside for test, which no choice may depend on.
     """
 
     cell: torch.Tensor
@@ -87,8 +88,11 @@ def hold_out(batch: TissueBatch, scheme: Scheme, fraction: float, seed: int) -> 
     else:
         test, valid = _thin(count, is_gene, uniform, fraction)
     library = batch.library_size.numpy()
+    # Only genes are set aside, so this is the library without them.
+    of_test = np.bincount(cell, weights=test, minlength=indptr.size - 1)
+    untested = (library - of_test).astype(np.float32)
 
-    def entries(part: NDArray[np.int64]) -> Entries:
+    def entries(part: NDArray[np.int64], library: NDArray[np.float32]) -> Entries:
         taken = np.flatnonzero(part)
         return Entries(
             cell=torch.from_numpy(cell[taken]),
@@ -98,7 +102,11 @@ def hold_out(batch: TissueBatch, scheme: Scheme, fraction: float, seed: int) -> 
         )
 
     left = count - test - valid
-    return HoldOut(visible=_visible(batch, cell, left), test=entries(test), valid=entries(valid))
+    return HoldOut(
+        visible=_visible(batch, cell, left),
+        test=entries(test, library),
+        valid=entries(valid, untested),
+    )
 
 
 def _hide(

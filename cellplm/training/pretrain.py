@@ -82,7 +82,9 @@ def pretrain(
     device = _device(config.train)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    stream = TissueStream(corpus, config.data, seed=config.train.seed)
+    stream = TissueStream(
+        corpus, config.data, seed=config.train.seed, genes=corpus.genes.vocabulary >= 0
+    )
     n_steps = config.train.n_steps(stream.n_steps)
     vocabulary = Vocabulary(corpus.genes.vocabulary_ids())
     model = CellPLM(config.model, vocabulary, stream.labels, corpus.genes).to(device).train()
@@ -168,7 +170,7 @@ class _Run:
         """Steps of epoch after epoch, with the time that was spent waiting for them."""
         while True:
             epoch = self.stream.epoch
-            with closing(self.stream.steps()) as steps:  # type: ignore[type-var]
+            with closing(self.stream.steps()) as steps:
                 while True:
                     began = time.perf_counter()
                     packs = next(steps, None)

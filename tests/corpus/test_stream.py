@@ -168,7 +168,7 @@ def test_leaving_in_the_middle_leaves_no_thread(corpus: Corpus) -> None:
     before = threading.active_count()
     batches = TissueStream(corpus, CONFIG).steps()
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert threading.active_count() == before
 
 

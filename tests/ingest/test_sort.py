@@ -70,9 +70,12 @@ def sort_whole(root: Path, source: Source, rng: np.random.Generator) -> tuple[np
         assemble(number, path, layout, writer)
     assert not list(folder.iterdir())
     writer.write_indptr(layout.indptr)
-    x = zarr.open_group(root / "parts" / "p", mode="r")["X"]
-    parts = (x["data"][:], x["indices"][:], x["indptr"][:])
-    matrix = sp.csr_matrix(parts, shape=(source.n_obs, source.n_vars))
+    x = root / "parts" / "p" / "X"
+    data, indices, indptr = (
+        np.asarray(zarr.open_array(x / name, mode="r")[:]) for name in ("data", "indices", "indptr")
+    )
+    shape = (source.n_obs, source.n_vars)
+    matrix: sp.csr_matrix = sp.csr_matrix((data, indices.astype(np.int64), indptr), shape=shape)
     assert matrix.has_sorted_indices
     return matrix.toarray(), rows, columns
 
