@@ -30,7 +30,7 @@ test-all: lint
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/ingest.py
-	$(BIN)/python benchmarks/denoise.py
+	$(BIN)/python benchmarks/denoise.py ../shared/data
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -28,6 +28,10 @@ PLAIN_EVERY_S = 5.0
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more (-vv: all).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option("--device", help="auto: a GPU if there is one.")
+]
 
 stdout = Console(soft_wrap=True, highlight=False)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)

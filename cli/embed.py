@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cellplm.cli.console import Json, Quiet, Verbose, emit, emit_json, watch
+from cellplm.cli.console import DeviceOption, Json, Quiet, Verbose, emit, emit_json, watch
 
 
 def embed(
@@ -18,6 +18,7 @@ def embed(
         str | None, typer.Option(help="obs column whose cells are seen together.")
     ] = None,
     window: Annotated[int, typer.Option(help="Most cells seen together.")] = 2000,
+    device: DeviceOption = "auto",
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -30,7 +31,13 @@ def embed(
 
     with watch(verbose=verbose, quiet=quiet) as on_progress:
         done = embed_file(
-            data, checkpoint, out, context=context, window=window, on_progress=on_progress
+            data,
+            checkpoint,
+            out,
+            context=context,
+            window=window,
+            device=device,
+            on_progress=on_progress,
         )
     if json:
         emit_json(done)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from cellplm.cli.console import Json, Quiet, Verbose, emit, emit_json, watch
+from cellplm.cli.console import DeviceOption, Json, Quiet, Verbose, emit, emit_json, watch
 from cellplm.errors import ConfigError
 
-app = typer.Typer(help="Fit a model to a task.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -50,6 +50,7 @@ def denoise(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is set aside, order and masks.")] = 0,
     repeats: Annotated[int, typer.Option(help="Repeat with the next seeds: mean and sd.")] = 1,
+    device: DeviceOption = "auto",
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -62,7 +63,7 @@ def denoise(
     Example: cellplm finetune denoise --checkpoint runs/first --data mine.h5ad --hide 0.1 --out out
     """
     from cellplm.model.config import PRESETS
-    from cellplm.model.pretrained import save_model
+    from cellplm.model.pretrained import find_checkpoint, save_model
     from cellplm.tasks.data import opened
     from cellplm.tasks.denoise import DenoiseConfig
     from cellplm.training.finetune import FinetuneConfig
@@ -79,6 +80,10 @@ def denoise(
         raise typer.BadParameter(f"{fraction}: the share set aside must be above 0 and below 0.5")
     if repeats < 1:
         raise typer.BadParameter("--repeats must be at least 1")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: exists and is no folder; give another path.")
+    if checkpoint is not None:
+        find_checkpoint(checkpoint)
     scheme: Any = "hide" if hide is not None else "thin" if thin is not None else None
     task = DenoiseConfig(scheme=scheme, fraction=fraction or 0.1, window=window)
     with (
@@ -92,6 +97,7 @@ def denoise(
             scratch=PRESETS[preset] if from_scratch else None,
             budget=FinetuneConfig(max_steps=max_steps, lr=lr),
             seeds=range(seed, seed + repeats),
+            device=device,
             on_progress=on_progress,
         )
         (out / "model").mkdir(parents=True, exist_ok=True)

@@ -44,3 +44,15 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}; --debug says where.\n")
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.stderr.write(f"error: {text} (this is a bug; --debug shows where it came from)\n")
+        sys.exit(1)

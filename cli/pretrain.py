@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from cellplm.cli.console import Json, Quiet, Verbose, emit, emit_json, watch
+from cellplm.cli.console import DeviceOption, Json, Quiet, Verbose, emit, emit_json, watch
 from cellplm.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def pretrain(
         str, typer.Option(help="Size of the model: 2M, 5M, 10M, 40M or 85M.")
     ] = "10M",
     gpus: Annotated[
-        int | None, typer.Option("--gpus", help="1: train on the GPU; 0: on the CPU.")
+        int | None, typer.Option("--gpus", help="1: the same as --device cuda.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with train, data and model.")] = None,
     assign: Annotated[
@@ -29,6 +29,7 @@ def pretrain(
     epochs: Annotated[int | None, typer.Option(help="Stop after this many epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of order, masks, noise and dropout.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run in --out.")] = False,
+    device: DeviceOption = "auto",
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -47,7 +48,9 @@ def pretrain(
         if value is not None
     }
     if gpus is not None:
-        train["device"] = _device(gpus)
+        device = _device(gpus)
+    if device != "auto":
+        train["device"] = device
     resolved = replace(resolved, train=replace(resolved.train, **train))
     with watch(verbose=verbose, quiet=quiet) as on_progress:
         result = run(Corpus.open(corpus), resolved, out, resume=resume, on_progress=on_progress)
@@ -91,16 +94,10 @@ def _resolve(
     return build(RunConfig, override(values, assign))
 
 
-def _device(gpus: int) -> str:
+def _device(gpus: int) -> Literal["cpu", "cuda"]:
     if gpus > 1:
         raise ConfigError(
-            f"--gpus {gpus}: this version trains in one process; give --gpus 1, or --gpus 0 for "
-            "the CPU."
+            f"--gpus {gpus}: this version trains in one process. Pass --gpus 1, or --device cpu to "
+            "train on the CPU."
         )
-    if gpus == 1:
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ConfigError("--gpus 1: there is no GPU here; to train on the CPU, give --gpus 0.")
-        return "cuda"
-    return "cpu"
+    return "cuda" if gpus == 1 else "cpu"

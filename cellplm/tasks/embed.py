@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cellplm.corpus.reader import Corpus
 from cellplm.logs import OnProgress, Progress, ignore
 from cellplm.model.cellplm import CellPLM
+from cellplm.model.device import DeviceName, device_of
 from cellplm.tasks.data import as_anndata, in_order, opened
 
 KEY = "X_cellplm"
@@ -50,6 +51,7 @@ def embed(
     *,
     context: str | None = None,
     window: int = WINDOW,
+    device: DeviceName = "auto",
 ) -> None:
     """Write embeddings of an AnnData's cells into `adata.obsm["X_cellplm"]`.
 
@@ -58,12 +60,13 @@ def embed(
         checkpoint: a run or checkpoint folder.
         context: obs column whose cells are seen together; found if None.
         window: most cells that are seen together.
+        device: "auto" takes a GPU if there is one.
 
     Raises:
         InputError: no raw counts, or no gene of the model.
         CheckpointError: not a checkpoint.
     """
-    model = CellPLM.from_pretrained(checkpoint)
+    model = CellPLM.from_pretrained(checkpoint).to(device_of(device))
     with TemporaryDirectory(prefix="cellplm-") as folder:
         path = Path(folder) / "adata.h5ad"
         adata.write_h5ad(path)
@@ -78,9 +81,19 @@ def embed_file(
     *,
     context: str | None = None,
     window: int = WINDOW,
+    device: DeviceName = "auto",
     on_progress: OnProgress = ignore,
 ) -> dict[str, Any]:
     """Embed the cells of a file and write it with `obsm["X_cellplm"]` as h5ad.
+
+    Args:
+        data: a file or folder with one data set.
+        checkpoint: a run or checkpoint folder.
+        out: the h5ad to write.
+        context: obs column whose cells are seen together; found if None.
+        window: most cells that are seen together.
+        device: "auto" takes a GPU if there is one.
+        on_progress: called now and then.
 
     Returns:
         {"cells", "embedded", "width", "out"}.
@@ -89,7 +102,7 @@ def embed_file(
         InputError: the file is refused.
         CheckpointError: not a checkpoint.
     """
-    model = CellPLM.from_pretrained(checkpoint)
+    model = CellPLM.from_pretrained(checkpoint).to(device_of(device))
     with opened(data, context=context, on_progress=on_progress) as corpus:
         embedding = embed_corpus(model, corpus, window=window, on_progress=on_progress)
         adata = as_anndata(data, corpus)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tomli_w
 
@@ -12,6 +11,7 @@ from cellplm.config import build, read_toml, to_dict
 from cellplm.corpus.plan import PlanConfig
 from cellplm.errors import ConfigError
 from cellplm.model.config import PRESETS, ModelConfig
+from cellplm.model.device import DeviceName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     keep: int = 3
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:

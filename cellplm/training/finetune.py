@@ -24,6 +24,7 @@ from cellplm.errors import CellplmError, ConfigError
 from cellplm.logs import OnProgress, Progress, ignore
 from cellplm.model.cellplm import CellPLM
 from cellplm.model.config import ModelConfig
+from cellplm.model.device import DeviceName, device_of
 from cellplm.model.pretrained import load_model
 from cellplm.model.vocabulary import Vocabulary
 from cellplm.tasks.denoise import Denoise, DenoiseConfig
@@ -128,7 +129,7 @@ def denoise(
     scratch: ModelConfig | None = None,
     budget: FinetuneConfig | None = None,
     seeds: Sequence[int] = (0,),
-    device: str = "cpu",
+    device: DeviceName = "auto",
     on_progress: OnProgress = ignore,
 ) -> DenoiseResult:
     """Fine-tune and score denoising, once for each seed.
@@ -140,7 +141,7 @@ def denoise(
         scratch: the model to make where there is no checkpoint.
         budget: of each fine-tuning.
         seeds: each draws other counts to set aside, and another order and other masks.
-        device: "cpu" or "cuda".
+        device: "auto" takes a GPU if there is one.
         on_progress: called now and then.
 
     Raises:
@@ -155,7 +156,7 @@ def denoise(
     best_steps: list[int] = []
     n_set_aside: dict[str, int] = {}
     for seed in seeds:
-        model = _start(checkpoint, scratch, seed).to(device)
+        model = _start(checkpoint, scratch, seed).to(device_of(device))
         each = Denoise(corpus, model.vocabulary, replace(task, seed=seed))
         if task.scheme is not None:
             n_set_aside = n_set_aside or each.n_set_aside()

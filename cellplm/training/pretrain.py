@@ -21,6 +21,7 @@ from cellplm.corpus.stream import TissueStream
 from cellplm.errors import CheckpointError, ConfigError
 from cellplm.logs import OnProgress, Progress, ignore
 from cellplm.model.cellplm import CellPLM
+from cellplm.model.device import device_of
 from cellplm.model.vocabulary import Vocabulary
 from cellplm.training.checkpoint import TrainerState, read_state, restore, save_checkpoint
 from cellplm.training.config import RunConfig, TrainConfig, write_run_config
@@ -76,10 +77,10 @@ def pretrain(
             corpus or model.
         CellplmError: the loss is no longer finite.
     """
+    device = device_of(config.train.device)
     state = _claim(out, resume)
     if state is not None:
         corpus = _snapshot_of(state, corpus)
-    device = _device(config.train)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     stream = TissueStream(
@@ -239,10 +240,3 @@ def _load_stream(stream: TissueStream, state: TrainerState, out: Path) -> None:
         stream.load_state_dict(state.stream)
     except ConfigError as error:
         raise CheckpointError(f"{out}: cannot be resumed here. {error}") from None
-
-
-def _device(config: TrainConfig) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if config.device == "cuda" and not has_gpu:
-        raise ConfigError("train.device = cuda: there is no GPU here. Pass --device cpu.")
-    return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")

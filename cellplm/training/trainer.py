@@ -79,8 +79,7 @@ def train_step(
         value = share.item()
         if not math.isfinite(value):
             raise CellplmError(
-                f"step {step + 1}: the loss is {value} on {inputs.name}. Look at that part "
-                "(cellplm validate --deep), or lower train.lr and resume."
+                f"step {step + 1}: the loss is {value} on {inputs.name}. Lower train.lr and resume."
             )
         share.backward()  # type: ignore[no-untyped-call]
         loss += value

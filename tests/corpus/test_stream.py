@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cellplm.corpus.batch import TissueBatch
+from cellplm.corpus.genes import GeneIndex
 from cellplm.corpus.plan import PlanConfig
 from cellplm.corpus.reader import Corpus
 from cellplm.corpus.stream import TissueStream
@@ -186,3 +187,35 @@ def test_a_damaged_part_is_named_while_streaming(tmp_path: Path) -> None:
     chunk.write_bytes(bytes(raw))
     with pytest.raises(CorruptCorpusError, match=corpus.parts[0].entry.id):
         list(TissueStream(corpus, CONFIG))
+
+
+def mouse_adata() -> ad.AnnData:
+    adata = make_adata(samples=(30,), seed=3)
+    genes = GeneIndex.bundled()
+    adata.var_names = list(genes.ensembl_id[genes.species == "mouse"][: adata.n_vars])
+    return adata
+
+
+def test_a_part_without_a_gene_that_the_model_knows_is_left_out(tmp_path: Path) -> None:
+    human, mouse = make_corpus(tmp_path, make_adata(), mouse_adata()).parts
+    corpus = Corpus.open(tmp_path / "corpus.zarr")
+    known = corpus.genes.vocabulary >= 0
+    assert (human.entry.species, mouse.entry.species) == ("human", "mouse")
+    for in_order in (False, True):
+        everything = cells(list(TissueStream(corpus, CONFIG, in_order=in_order)))
+        chosen = TissueStream(corpus, CONFIG, genes=known, in_order=in_order)
+        seen = cells(list(chosen))
+        assert sorted(seen) == [(human.entry.id, row) for row in range(100)]
+        assert len(everything) == 130
+    # One gene is enough, and whose labels a model has does not depend on it.
+    one = np.zeros_like(known)
+    one[mouse.index.gene_number[0]] = True
+    only_mouse = TissueStream(corpus, CONFIG, genes=one)
+    assert {part for part, _ in cells(list(only_mouse))} == {mouse.entry.id}
+    assert chosen.labels == only_mouse.labels == TissueStream(corpus, CONFIG).labels
+
+
+def test_a_corpus_without_any_gene_that_the_model_knows_is_an_error(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, mouse_adata())
+    with pytest.raises(ConfigError, match="genes of the model"):
+        TissueStream(corpus, CONFIG, genes=corpus.genes.vocabulary >= 0)

@@ -47,16 +47,22 @@ def test_a_window_holds_cells_of_one_sample_or_of_the_column_asked_for(tmp_path:
                     assert adata.obs[column].iloc[rows[start:stop]].nunique() == 1
 
 
+def fail_within(data: Path, folders: list[Path]) -> None:
+    with opened(data) as corpus:
+        folders.append(corpus.path)
+        raise RuntimeError("mine")
+
+
 def test_the_corpus_is_gone_afterwards_also_after_an_error(tmp_path: Path) -> None:
     data = write_h5ad(tmp_path / "a.h5ad", make_adata(samples=(20,)))
     with opened(data) as corpus:
         folder = corpus.path
         assert folder.exists()
     assert not folder.parent.exists()
-    with pytest.raises(RuntimeError, match="mine"), opened(data) as corpus:
-        folder = corpus.path
-        raise RuntimeError("mine")
-    assert not folder.parent.exists()
+    folders: list[Path] = []
+    with pytest.raises(RuntimeError, match="mine"):
+        fail_within(data, folders)
+    assert not folders[0].parent.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5ad"]
 
 

@@ -69,7 +69,8 @@ def dense(batch: TissueBatch) -> NDArray[np.int64]:
 
 def stored(corpus: Corpus) -> NDArray[np.int64]:
     """All counts, rows and columns as in the part."""
-    return corpus.parts[0].to_anndata(source_order=False).X.toarray().astype(np.int64)
+    counts = corpus.parts[0].to_anndata(source_order=False).X
+    return np.asarray(counts.toarray(), dtype=np.int64)
 
 
 def split_up(corpus: Corpus, scheme: Scheme) -> dict[str, NDArray[np.int64]]:

@@ -1,0 +1,148 @@
+"""`cellplm ingest`: the document, the exit codes, and one line for an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellplm.corpus.reader import Corpus
+from tests.cli.make import run
+from tests.make import make_adata, write_h5ad
+
+KEYS = set(
+    "name source format modality species platform n_obs n_kept n_vars n_genes nnz n_tissues "
+    "excluded_cells features warnings seconds".split()
+)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    write_h5ad(tmp_path / "raw" / "blood.h5ad", make_adata(samples=(30, 20)))
+    spatial = make_adata(samples=(60,), seed=1, spatial=True)
+    write_h5ad(tmp_path / "raw" / "deep" / "slide.h5ad", spatial)
+    return tmp_path / "raw"
+
+
+def test_a_dry_run_plans_what_the_run_then_does(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "corpus.zarr"
+    planned = run(capsys, "ingest", raw, "--out", out, "--dry-run", "--json")
+    assert planned.code == 0
+    assert not out.exists()
+    assert set(planned.document) >= {"snapshot", "planned", "skipped", "refused"}
+    assert "ingested" not in planned.document
+    assert planned.document["snapshot"] is None
+    done = run(capsys, "ingest", raw, "--out", out, "--json")
+    assert done.code == 0
+    assert set(done.document) >= {"snapshot", "ingested", "skipped", "refused"}
+    assert "planned" not in done.document
+    assert done.document["snapshot"] == Corpus.open(out).snapshot.snapshot
+    for before, after in zip(planned.document["planned"], done.document["ingested"], strict=True):
+        assert set(after) >= KEYS
+        for key in (set(before) | set(after)) - {"seconds"}:
+            assert before[key] == after[key], key
+    by_name = {each["name"]: each for each in done.document["ingested"]}
+    assert by_name["blood"]["n_obs"] == 50
+    assert by_name["blood"]["n_tissues"] == 2
+    assert by_name["blood"]["source"] == str(raw / "blood.h5ad")
+    assert by_name["slide"]["modality"] == "srt"
+    assert by_name["slide"]["features"]["gene"] == 50
+    assert done.err
+    again = run(capsys, "ingest", raw, "--out", out, "--json")
+    assert again.code == 0
+    assert again.document["ingested"] == []
+    assert [set(each) >= {"name", "source", "reason"} for each in again.document["skipped"]] == [
+        True,
+        True,
+    ]
+
+
+def test_a_person_sees_tables_and_the_next_command(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "corpus.zarr"
+    planned = run(capsys, "ingest", raw, "--out", out, "--dry-run")
+    assert "Nothing was written" in planned.out
+    done = run(capsys, "ingest", raw, "--out", out)
+    assert done.code == 0
+    assert "blood" in done.out
+    assert f"cellplm pretrain {out}" in done.out
+    silent = run(capsys, "ingest", raw, "--out", out, "-q")
+    assert (silent.out, silent.err) == ("", "")
+
+
+def test_one_bad_data_set_stops_all_or_is_reported(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adata = make_adata(samples=(20,), seed=3)
+    adata.X = adata.X.log1p()
+    bad = write_h5ad(raw / "bad.h5ad", adata)
+    out = tmp_path / "corpus.zarr"
+    run(capsys, "ingest", raw, "--out", out, "--json").assert_error(bad)
+    assert not out.exists()
+    done = run(capsys, "ingest", raw, "--out", out, "--on-error", "skip", "--json")
+    assert done.code == 0
+    assert len(done.document["ingested"]) == 2
+    (refused,) = done.document["refused"]
+    assert refused["source"] == str(bad)
+    assert str(bad) in refused["reason"]
+
+
+def test_options_reach_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = make_adata(samples=(30, 30), spatial=True)
+    adata.layers["mine"] = adata.X.copy()
+    adata.X = adata.X.log1p()
+    data = write_h5ad(tmp_path / "a.h5ad", adata)
+    words = ["--counts", "mine", "--tissue-key", "cell_type", "--modality", "scrna"]
+    least = int(np.median(np.asarray(adata.layers["mine"].sum(1))))
+    done = run(
+        capsys, "ingest", data, "--out", tmp_path / "c.zarr", "--dry-run", "--json", *words,
+        "--species", "human", "--min-counts", least,
+    )  # fmt: skip
+    (planned,) = done.document["planned"]
+    assert planned["modality"] == "scrna"
+    assert planned["n_tissues"] == 3
+    assert "mine" in planned["counts_from"]
+    assert sum(planned["excluded_cells"].values()) == planned["n_obs"] - planned["n_kept"] > 0
+
+
+def test_an_out_that_is_no_corpus_is_refused_and_left_alone(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "cat.png").write_bytes(b"meow")
+    run(capsys, "ingest", raw, "--out", folder).assert_error(folder, "no cellplm corpus")
+    file = tmp_path / "file.txt"
+    file.write_text("mine")
+    run(capsys, "ingest", raw, "--out", file).assert_error(file)
+    run(capsys, "ingest", raw, "--out", file / "below").assert_error(file / "below")
+    assert [path.name for path in folder.iterdir()] == ["cat.png"]
+    assert file.read_text() == "mine"
+
+
+def test_nothing_to_take_in_is_an_error_that_names_where_it_looked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "corpus.zarr"
+    run(capsys, "ingest", tmp_path / "absent", "--out", out).assert_error(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    run(capsys, "ingest", tmp_path / "empty", "--out", out).assert_error(tmp_path / "empty")
+    strange = tmp_path / "strange.csv"
+    pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).to_csv(strange)
+    run(capsys, "ingest", strange, "--out", out).assert_error(strange)
+    cut = tmp_path / "cut.h5ad"
+    cut.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    run(capsys, "ingest", cut, "--out", out).assert_error(cut)
+    assert not out.exists()
+
+
+def test_wrong_usage_is_code_2(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "ingest", raw).code == 2
+    assert run(capsys, "ingest", "--out", "c.zarr").code == 2
+    assert run(capsys, "ingest", raw, "--out", "c.zarr", "--modality", "proteins").code == 2
+    run(capsys, "ingest", raw, "--out", "c.zarr", "--min-counts", "-1").assert_error("--min-counts")
