@@ -28,7 +28,8 @@ from cellplm.tasks.data import opened
 from cellplm.tasks.denoise import DenoiseConfig
 from cellplm.tasks.holdout import Scheme
 from cellplm.training.config import RunConfig, TrainConfig
-from cellplm.training.finetune import FinetuneConfig, denoise
+from cellplm.training.denoise import denoise
+from cellplm.training.finetune import FinetuneConfig
 from cellplm.training.pretrain import pretrain
 
 PRETRAIN_ON = (

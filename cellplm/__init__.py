@@ -22,21 +22,25 @@ if TYPE_CHECKING:
     from cellplm.ingest.plan import IngestOptions as IngestOptions
     from cellplm.model.cellplm import CellPLM as CellPLM
     from cellplm.model.config import ModelConfig as ModelConfig
+    from cellplm.tasks.denoise import DenoiseConfig as DenoiseConfig
     from cellplm.tasks.embed import embed as embed
     from cellplm.training.config import RunConfig as RunConfig
-    from cellplm.training.finetune import denoise as denoise
+    from cellplm.training.denoise import finetune_denoise as finetune_denoise
+    from cellplm.training.finetune import FinetuneConfig as FinetuneConfig
     from cellplm.training.pretrain import pretrain as pretrain
 
 _WHERE = {
     "CellPLM": "cellplm.model.cellplm",
     "Corpus": "cellplm.corpus.reader",
+    "DenoiseConfig": "cellplm.tasks.denoise",
+    "FinetuneConfig": "cellplm.training.finetune",
     "IngestOptions": "cellplm.ingest.plan",
     "ModelConfig": "cellplm.model.config",
     "PlanConfig": "cellplm.corpus.plan",
     "RunConfig": "cellplm.training.config",
     "TissueBatch": "cellplm.corpus.batch",
     "TissueStream": "cellplm.corpus.stream",
-    "denoise": "cellplm.training.finetune",
+    "finetune_denoise": "cellplm.training.denoise",
     "embed": "cellplm.tasks.embed",
     "ingest_files": "cellplm.ingest.convert",
     "pretrain": "cellplm.training.pretrain",
@@ -45,14 +49,16 @@ _WHERE = {
 __all__ = [
     "CellPLM",
     "Corpus",
+    "DenoiseConfig",
+    "FinetuneConfig",
     "IngestOptions",
     "ModelConfig",
     "PlanConfig",
     "RunConfig",
     "TissueBatch",
     "TissueStream",
-    "denoise",
     "embed",
+    "finetune_denoise",
     "ingest_files",
     "open_corpus",
     "pretrain",

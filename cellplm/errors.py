@@ -12,8 +12,8 @@
     ├── ConfigError (ValueError)         an option, a key or a value
     └── CheckpointError (ValueError)     a run or checkpoint folder
 
-The command line prints the message of a CellplmError as one line and exits with 1;
-anything else is a bug and shows where it came from with --debug.
+The command line prints the message of a CellplmError as one line and exits with 1, or with 2
+for a ConfigError; anything else is a bug and shows where it came from with --debug.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def demo(
     emit(f"corpus      {out / 'corpus.zarr'}  (cellplm info {out / 'corpus.zarr'})")
     emit(f"run         {out / 'run'}  (metrics.jsonl, checkpoints)")
     emit(f"results     {out / 'results.json'}")
-    emit(f"predictions {out / 'predictions.h5ad'}  (layer 'predicted')")
+    emit(f"predictions {out / 'fine-tuned' / 'predictions.h5ad'}  (layer 'predicted')")
 
 
 def _run(data: Path, out: Path, on_progress: OnProgress) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def _run(data: Path, out: Path, on_progress: OnProgress) -> dict[str, Any]:
     from cellplm.corpus.reader import Corpus
     from cellplm.ingest.convert import ingest_files
     from cellplm.model.config import PRESETS
-    from cellplm.tasks.data import opened
     from cellplm.tasks.denoise import DenoiseConfig
     from cellplm.training.config import RunConfig, TrainConfig
-    from cellplm.training.finetune import FinetuneConfig, denoise
+    from cellplm.training.denoise import finetune_denoise
+    from cellplm.training.finetune import FinetuneConfig
     from cellplm.training.pretrain import pretrain
 
     ingest_files(
@@ -83,22 +83,17 @@ def _run(data: Path, out: Path, on_progress: OnProgress) -> dict[str, Any]:
     corpus = Corpus.open(out / "corpus.zarr")
     pretrain(corpus, config, out / "run", on_progress=on_progress)
     documents = {}
-    with opened(data / DENOISE, on_progress=on_progress) as held_out:
-        for name, checkpoint in (("fine-tuned", out / "run"), ("from scratch", None)):
-            result = denoise(
-                held_out,
-                checkpoint,
-                task=DenoiseConfig(scheme="hide"),
-                scratch=config.model,
-                budget=FinetuneConfig(max_steps=FINETUNE_STEPS, eval_every=10),
-                seeds=[SEED],
-                on_progress=on_progress,
-            )
-            documents[name] = result.document
-            if checkpoint is not None:
-                result.task.write_predictions(
-                    result.model, data / DENOISE, out / "predictions.h5ad"
-                )
+    for name, checkpoint in (("fine-tuned", out / "run"), ("from scratch", None)):
+        documents[name] = finetune_denoise(
+            data / DENOISE,
+            out / name.replace(" ", "-"),
+            checkpoint=checkpoint,
+            scratch=None if checkpoint else config.model,
+            task=DenoiseConfig(scheme="hide"),
+            budget=FinetuneConfig(max_steps=FINETUNE_STEPS, eval_every=10),
+            seeds=[SEED],
+            on_progress=on_progress,
+        )
     return documents
 
 

@@ -17,7 +17,7 @@ def embed(
     context: Annotated[
         str | None, typer.Option(help="obs column whose cells are seen together.")
     ] = None,
-    window: Annotated[int, typer.Option(help="Most cells seen together.")] = 2000,
+    window: Annotated[int, typer.Option(min=1, help="Most cells seen together.")] = 2000,
     device: DeviceOption = "auto",
     json: Json = False,
     verbose: Verbose = 0,

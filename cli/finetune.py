@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,14 +41,16 @@ def denoise(
         float | None,
         typer.Option(help="Set this share of molecules aside, and score them."),
     ] = None,
-    max_steps: Annotated[int, typer.Option(help="Steps of fine-tuning.")] = 200,
+    max_steps: Annotated[int, typer.Option(min=0, help="Steps of fine-tuning.")] = 200,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
-    window: Annotated[int, typer.Option(help="Most cells seen together.")] = 2000,
+    window: Annotated[int, typer.Option(min=1, help="Most cells seen together.")] = 2000,
     context: Annotated[
         str | None, typer.Option(help="obs column whose cells are seen together.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is set aside, order and masks.")] = 0,
-    repeats: Annotated[int, typer.Option(help="Repeat with the next seeds: mean and sd.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Repeat with the next seeds: mean and sd.")
+    ] = 1,
     device: DeviceOption = "auto",
     json: Json = False,
     verbose: Verbose = 0,
@@ -63,11 +64,9 @@ def denoise(
     Example: cellplm finetune denoise --checkpoint runs/first --data mine.h5ad --hide 0.1 --out out
     """
     from cellplm.model.config import PRESETS
-    from cellplm.model.pretrained import find_checkpoint, save_model
-    from cellplm.tasks.data import opened
     from cellplm.tasks.denoise import DenoiseConfig
+    from cellplm.training.denoise import finetune_denoise
     from cellplm.training.finetune import FinetuneConfig
-    from cellplm.training.finetune import denoise as run
 
     if (checkpoint is None) != from_scratch:
         raise typer.BadParameter("give either --checkpoint or --from-scratch")
@@ -78,33 +77,20 @@ def denoise(
     fraction = hide if hide is not None else thin
     if fraction is not None and not 0 < fraction < 0.5:
         raise typer.BadParameter(f"{fraction}: the share set aside must be above 0 and below 0.5")
-    if repeats < 1:
-        raise typer.BadParameter("--repeats must be at least 1")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: exists and is no folder; give another path.")
-    if checkpoint is not None:
-        find_checkpoint(checkpoint)
     scheme: Any = "hide" if hide is not None else "thin" if thin is not None else None
-    task = DenoiseConfig(scheme=scheme, fraction=fraction or 0.1, window=window)
-    with (
-        watch(verbose=verbose, quiet=quiet) as on_progress,
-        opened(data, context=context, on_progress=on_progress) as corpus,
-    ):
-        result = run(
-            corpus,
-            checkpoint,
-            task=task,
+    with watch(verbose=verbose, quiet=quiet) as on_progress:
+        document = finetune_denoise(
+            data,
+            out,
+            checkpoint=checkpoint,
             scratch=PRESETS[preset] if from_scratch else None,
+            task=DenoiseConfig(scheme=scheme, fraction=fraction or 0.1, window=window),
             budget=FinetuneConfig(max_steps=max_steps, lr=lr),
             seeds=range(seed, seed + repeats),
+            context=context,
             device=device,
             on_progress=on_progress,
         )
-        (out / "model").mkdir(parents=True, exist_ok=True)
-        save_model(result.model, out / "model")
-        result.task.write_predictions(result.model, data, out / "predictions.h5ad")
-    document = {**result.document, "data": str(data)}
-    (out / "results.json").write_text(json_module.dumps(document, indent=1))
     if json:
         emit_json(document)
     elif not quiet:

@@ -19,7 +19,8 @@ def ingest(
     out: Annotated[Path, typer.Option("--out", help="The corpus: made, or added to.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     tissue_key: Annotated[
-        str | None, typer.Option(help="obs column that names the sample (tissue) of a cell.")
+        str | None,
+        typer.Option(help="obs column that names the sample (srt: the field of view) of a cell."),
     ] = None,
     species: Annotated[str | None, typer.Option(help="human or mouse; found if not given.")] = None,
     modality: Annotated[

@@ -11,7 +11,7 @@ import warnings
 import typer
 
 from cellplm.cli import demo, embed, finetune, info, ingest, pretrain
-from cellplm.errors import CellplmError
+from cellplm.errors import CellplmError, ConfigError
 
 app = typer.Typer(
     name="cellplm",
@@ -40,7 +40,7 @@ def main() -> None:
         if debug:
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         sys.exit(130)

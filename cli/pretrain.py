@@ -19,7 +19,7 @@ def pretrain(
         str, typer.Option(help="Size of the model: 2M, 5M, 10M, 40M or 85M.")
     ] = "10M",
     gpus: Annotated[
-        int | None, typer.Option("--gpus", help="1: the same as --device cuda.")
+        int | None, typer.Option("--gpus", help="1: as --device cuda; 0: as --device cpu.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with train, data and model.")] = None,
     assign: Annotated[
@@ -48,6 +48,8 @@ def pretrain(
         if value is not None
     }
     if gpus is not None:
+        if device not in ("auto", _device(gpus)):
+            raise ConfigError(f"--gpus {gpus} and --device {device} contradict each other.")
         device = _device(gpus)
     if device != "auto":
         train["device"] = device

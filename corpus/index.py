@@ -69,12 +69,13 @@ def nnz_prefix(indptr: NDArray[np.int64]) -> NDArray[np.int64]:
 def to_bytes(index: PartIndex) -> bytes:
     """The .npz, equal bytes for equal content."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for field in fields(PartIndex):
             member = io.BytesIO()
             np.lib.format.write_array(member, getattr(index, field.name), allow_pickle=False)
             # A fixed time stamp, so that the same part has the same index hash.
-            archive.writestr(zipfile.ZipInfo(f"{field.name}.npy"), member.getvalue())
+            info = zipfile.ZipInfo(f"{field.name}.npy")
+            archive.writestr(info, member.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
     return buffer.getvalue()
 
 

@@ -129,7 +129,7 @@ class PartWriter:
             provenance: goes to uns/cellplm as one JSON string.
         """
         codecs = {"compressors": list(schema.table_codecs())}
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
             warnings.filterwarnings("ignore", message="zarr v3 autosharding")
             ad.io.write_elem(self._group, "obs", obs, dataset_kwargs=codecs)
             ad.io.write_elem(self._group, "var", var, dataset_kwargs=codecs)

@@ -3,7 +3,8 @@
 Each cell's (gene id, count) pairs are hashed and added up, the sum is mixed into 128 bits, and
 those are added up over cells modulo 2^128. Sums do not care about order, so the hash streams,
 runs on any block layout, and is the same for another file format, other cell names and
-another order of cells or genes. Columns that are no genes do not take part.
+another order of cells or genes. Columns without a gene id do not take part; a second column of
+one gene does, since which of the two is called the duplicate depends on their order.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -49,6 +50,7 @@ from cellplm.logs import OnProgress, Progress, ignore
 
 log = logging.getLogger(__name__)
 
+BEAT_S = 60
 LEASE_S = 3600
 """A lease without a heartbeat for this long belongs to a process that died."""
 
@@ -227,6 +229,7 @@ class _Lease:
         self.path = root / schema.LEASES / f"{self.write_id}.json"
         self.spill = root / schema.SPILL / self.write_id
         self.parts: list[str] = []
+        self._beaten = -math.inf
 
     def __enter__(self) -> _Lease:
         self._sweep()
@@ -235,9 +238,12 @@ class _Lease:
         return self
 
     def beat(self, part_id: str | None = None) -> None:
-        """Say that we live, and which parts are ours."""
+        """Say that we live, and which parts are ours; at most once in BEAT_S without news."""
         if part_id is not None:
             self.parts.append(part_id)
+        elif time.monotonic() - self._beaten < BEAT_S:
+            return
+        self._beaten = time.monotonic()
         values = {
             "write_id": self.write_id,
             "host": socket.gethostname(),
@@ -252,7 +258,9 @@ class _Lease:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.spill, ignore_errors=True)
         self.path.unlink(missing_ok=True)
-        if self.created and not manifest.latest(self.root).parts:
+        # Nothing came in, and nobody else is at work in it: it never was.
+        alone = not any((self.root / schema.LEASES).iterdir())
+        if self.created and alone and not manifest.latest(self.root).parts:
             shutil.rmtree(self.root)
 
     def _sweep(self) -> None:
@@ -286,12 +294,16 @@ def _convert(
         profile=options.profile,
     )
     try:
-        along = _counter(on_progress, f"sort {source.name}")
+        report = _counter(on_progress, f"sort {source.name}")
+
+        def along(done: int) -> None:
+            lease.beat()
+            report(done)
+
         folder = lease.spill / part_id
         folder.mkdir()
         files = spill(source, planned.layout, writer, folder, along)
-        lease.beat()
-        _assemble_all(files, planned, writer, options.workers, on_progress)
+        _assemble_all(files, planned, writer, options.workers, lease, on_progress)
         folder.rmdir()
         writer.write_indptr(planned.layout.indptr)
         coords = None
@@ -307,7 +319,6 @@ def _convert(
         index = part_index.to_bytes(_index(planned, coords))
         index_ref = write_object(root, f"{schema.INDEX}/{part_id}.npz", index)
         objects_ref = writer.finish()
-        lease.beat()
         entry = PartEntry(
             id=part_id,
             path=f"{schema.PARTS}/{part_id}",
@@ -338,6 +349,7 @@ def _assemble_all(
     planned: Planned,
     writer: PartWriter,
     workers: int,
+    lease: _Lease,
     on_progress: OnProgress,
 ) -> None:
     """Phase 3 of the sort: shards are independent tasks of a Dask graph."""
@@ -347,6 +359,7 @@ def _assemble_all(
         nonlocal finished
         assemble(number, path, planned.layout, writer)
         finished += 1
+        lease.beat()
         what = f"write {planned.source.name}"
         on_progress(Progress(what=what, done=finished, total=len(files)))
 

@@ -146,7 +146,13 @@ def plan_data_set(
         )
     genes = _harmonise(found, source, options, index)
     rule = assign(source, tissue_key=options.tissue_key)
-    scanned = scan(source, content.gene_hashes(list(genes.gene_id)), on_rows)
+    if options.modality == "srt" and source.coords_um is None:
+        raise InputError(
+            f"{found.path}: --modality srt needs positions, and none were found "
+            "(obsm['spatial'], or obs columns of the usual names)."
+        )
+    hashes = content.gene_hashes(list(genes.gene_id))
+    scanned = scan(source, hashes, genes.gene_number >= 0, on_rows)
     kept, excluded = _keep(source, scanned, max(1, options.min_counts))
     if not kept.any():
         raise InputError(
@@ -169,7 +175,7 @@ def plan_data_set(
         rule=rule,
         excluded=excluded,
         content=content.digest(scanned.content),
-        warnings=(*source.warnings, *_warnings(genes, scanned, index)),
+        warnings=(*source.warnings, *_warnings(source, genes, scanned, options, index)),
     )
 
 
@@ -225,8 +231,12 @@ def _keep(
     return kept, {reason: n for reason, n in excluded.items() if n}
 
 
-def _warnings(genes: Harmonised, scanned: Scan, index: GeneIndex) -> list[str]:
+def _warnings(
+    source: Source, genes: Harmonised, scanned: Scan, options: IngestOptions, index: GeneIndex
+) -> list[str]:
     out = []
+    if options.counts is not None and options.counts not in source.counts_from:
+        out.append(f"--counts {options.counts} was not used: counts from {source.counts_from}")
     n_genes = genes.counts.get("gene", 0)
     n_unmapped = genes.counts.get("unmapped", 0)
     if n_unmapped > n_genes:
@@ -239,8 +249,8 @@ def _warnings(genes: Harmonised, scanned: Scan, index: GeneIndex) -> list[str]:
             "the default model will not see this data set"
         )
     if genes.ambiguous:
-        shown = ", ".join(genes.ambiguous[:5])
-        out.append(f"{len(genes.ambiguous):,} ambiguous gene names left unmapped ({shown} …)")
+        shown = ", ".join(genes.ambiguous[:5]) + (" …" if len(genes.ambiguous) > 5 else "")
+        out.append(f"ambiguous gene names left unmapped: {len(genes.ambiguous):,} ({shown})")
     if scanned.n_rounded:
         out.append(f"{scanned.n_rounded:,} values within 1e-6 of a whole number were rounded")
     return out

@@ -71,12 +71,13 @@ class Layout:
     indptr: NDArray[np.int64]
 
 
-def scan(source: Source, genes: Hash, on_rows: OnRows) -> Scan:
+def scan(source: Source, genes: Hash, is_gene: NDArray[np.bool_], on_rows: OnRows) -> Scan:
     """Phase 1: check every count, and sum per row.
 
     Args:
         source: read once.
-        genes: (V,) hash per column, 0 where it is no gene.
+        genes: (V,) hash per column for the content, 0 where it has no gene id.
+        is_gene: (V,) which columns count for the library size.
         on_rows: called with the rows (or columns) read so far.
 
     Raises:
@@ -88,7 +89,6 @@ def scan(source: Source, genes: Hash, on_rows: OnRows) -> Scan:
     row_total = np.zeros(n_obs, dtype=np.int64)
     library_size = np.zeros(n_obs, dtype=np.int64)
     content = np.zeros(n_obs, dtype=np.uint64)
-    is_gene = genes != 0
     for block in source.blocks():
         rows, counts = _to_rows(check.add(block), source)
         indptr = counts.indptr.astype(np.int64)

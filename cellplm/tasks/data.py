@@ -18,15 +18,17 @@ import numpy as np
 import torch
 import zarr
 from anndata.io import read_elem
+from torch import Tensor
 
 from cellplm.corpus.batch import TissueBatch
 from cellplm.corpus.plan import PlanConfig
 from cellplm.corpus.reader import Corpus
 from cellplm.corpus.stream import TissueStream
-from cellplm.errors import InputError
+from cellplm.errors import GenesError, InputError
 from cellplm.ingest.convert import ingest_files
 from cellplm.ingest.plan import IngestOptions
 from cellplm.logs import OnProgress, ignore
+from cellplm.model.vocabulary import Vocabulary
 
 
 @contextmanager
@@ -60,6 +62,23 @@ def in_order(corpus: Corpus, window: int) -> Iterator[TissueBatch]:
     """Every kept cell once, in windows that no seed has a say in, as unknown batches."""
     for batch in TissueStream(corpus, PlanConfig(window=window), in_order=True):
         yield unknown_batch(batch)
+
+
+def panel(corpus: Corpus, vocabulary: Vocabulary) -> Tensor:
+    """(V,) bool: which columns of the corpus's one part are genes of a model.
+
+    Raises:
+        GenesError: none is.
+    """
+    (part,) = corpus.parts
+    rows = vocabulary.rows_of(torch.from_numpy(part.index.gene_number), corpus.genes)
+    in_panel = rows >= 0
+    if not in_panel.any():
+        raise GenesError(
+            f"{part.entry.sources[0].path}: none of its {part.entry.n_genes:,} genes "
+            f"({part.entry.species}) is among the {len(vocabulary):,} of the model."
+        )
+    return in_panel
 
 
 def unknown_batch(batch: TissueBatch) -> TissueBatch:

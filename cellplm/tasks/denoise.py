@@ -28,9 +28,9 @@ from cellplm.model.draws import generator_of
 from cellplm.model.inputs import ModelInput
 from cellplm.model.mask import Mask
 from cellplm.model.vocabulary import Vocabulary
-from cellplm.tasks.data import as_anndata, in_order, unknown_batch
+from cellplm.tasks.data import as_anndata, in_order, panel, unknown_batch
 from cellplm.tasks.holdout import Entries, Scheme, hold_out
-from cellplm.tasks.metrics import CP10K, HiddenError, MoleculeLoss, log1p_cp10k, shares
+from cellplm.tasks.metrics import HiddenError, MoleculeLoss, log1p_cp10k, shares
 
 Predict = Callable[[TissueBatch], Tensor]
 """From a visible batch to (C, G) predicted log1p-CP10k."""
@@ -73,8 +73,7 @@ class Denoise:
         self.vocabulary = vocabulary
         self.config = config
         (self.part,) = corpus.parts
-        gene_ids = torch.from_numpy(self.part.index.gene_number)
-        self._in_panel = vocabulary.rows_of(gene_ids, corpus.genes) >= 0
+        self._in_panel = panel(corpus, vocabulary)
         self._local = torch.cumsum(self._in_panel, 0) - 1
 
     @property
@@ -113,29 +112,33 @@ class Denoise:
         """A model as a way to predict."""
         return lambda batch: model.predict(model.prepare(batch, self.corpus.genes)).float().cpu()
 
-    def gene_mean(self, *, of_non_zeros: bool) -> Predict:
-        """The baseline that knows no cells: each gene's mean over the visible counts.
+    def baselines(self) -> dict[str, Predict]:
+        """Ways to predict that know no cells, from the visible counts.
 
-        Args:
-            of_non_zeros: the mean over the cells that have the gene, which is what scoring
-                only hidden non-zeros asks for; else over all cells.
-
-        Returns:
-            A way to predict; (C, G) log1p-CP10k.
+        For "hide": each gene's mean log1p-CP10k over all cells, and over the cells that have it,
+        which is what scoring only hidden non-zeros asks for. For "thin": the pooled counts, the
+        best that can be said of a molecule without looking at its cell.
         """
         n_genes = int(self._in_panel.sum())
-        total, positive, n_cells = torch.zeros(n_genes), torch.zeros(n_genes), 0
+        logs, positive, counts = (torch.zeros(n_genes, dtype=torch.float64) for _ in range(3))
+        library, n_cells = 0.0, 0
         for batch in in_order(self.corpus, self.config.window):
             visible = self._visible(batch).to("cpu")
             cell = torch.arange(visible.n_cells).repeat_interleave(visible.indptr.diff())
             keep = self._in_panel[visible.indices]
-            column = self._local[visible.indices[keep]]
-            value = log1p_cp10k(visible.counts[keep], visible.library_size[cell[keep]])
-            total.index_add_(0, column, value)
-            positive.index_add_(0, column, torch.ones_like(value))
+            column, count = self._local[visible.indices[keep]], visible.counts[keep]
+            value = log1p_cp10k(count, visible.library_size[cell[keep]])
+            logs.index_add_(0, column, value.double())
+            positive.index_add_(0, column, torch.ones_like(value).double())
+            counts.index_add_(0, column, count.double())
+            library += float(visible.library_size.sum())
             n_cells += visible.n_cells
-        mean = total / (positive.clamp(min=1) if of_non_zeros else max(1, n_cells))
-        return lambda batch: mean.expand(batch.n_cells, -1)
+        if self.config.scheme == "thin":
+            return {"gene mean": _constant(log1p_cp10k(counts, torch.tensor(library)))}
+        return {
+            "gene mean": _constant(logs / max(1, n_cells)),
+            "gene mean of non-zeros": _constant(logs / positive.clamp(min=1)),
+        }
 
     def score(self, predict: Predict, split: str) -> dict[str, float]:
         """Metrics of a way to predict, on what was set aside.
@@ -176,8 +179,9 @@ class Denoise:
     def write_predictions(self, model: CellPLM, data: Path, out: Path) -> None:
         """Write the data set as h5ad with layer "predicted" on the scale of counts.
 
-        Each cell's prediction is scaled to the counts that it has. NaN where the model has no
-        gene, and for cells without counts.
+        A cell's predicted shares (expm1 of the predicted log1p-CP10k, so nearer to a geometric
+        than to an arithmetic mean) are spread over as many counts as it has in the predicted
+        genes. NaN where the model has no gene, and for cells without counts.
         """
         adata = as_anndata(data, self.corpus)
         adata.layers.pop("predicted", None)
@@ -198,7 +202,8 @@ class Denoise:
             for batch in in_order(self.corpus, self.config.window):
                 visible = self._visible(batch)
                 expected = torch.expm1(predict(visible).clamp(min=0.0))
-                expected *= visible.library_size[:, None] / CP10K
+                total = self._panel_counts(visible) / expected.sum(1).clamp(min=1e-12)
+                expected *= total[:, None]
                 for row, values in zip(rows[batch.row.numpy()], expected.numpy(), strict=True):
                     line = np.full(adata.n_vars, np.nan, dtype=np.float32)
                     line[columns] = values
@@ -209,6 +214,13 @@ class Denoise:
             return batch
         return hold_out(batch, self.config.scheme, self.config.fraction, self.config.seed).visible
 
+    def _panel_counts(self, batch: TissueBatch) -> Tensor:
+        """(C,) counts of each cell in the predicted genes."""
+        wide = batch.to("cpu")
+        cell = torch.arange(wide.n_cells).repeat_interleave(wide.indptr.diff())
+        counted = wide.counts * self._in_panel[wide.indices]
+        return torch.zeros(wide.n_cells).index_add_(0, cell, counted)
+
     def _in_vocabulary(self, entries: Entries) -> Entries:
         keep = self._in_panel[entries.column]
         return Entries(
@@ -217,3 +229,8 @@ class Denoise:
             count=entries.count[keep],
             library_size=entries.library_size[keep],
         )
+
+
+def _constant(mean_G: Tensor) -> Predict:
+    """The same for every cell."""
+    return lambda batch: mean_G.float().expand(batch.n_cells, -1)

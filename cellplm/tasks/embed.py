@@ -14,7 +14,7 @@ from cellplm.corpus.reader import Corpus
 from cellplm.logs import OnProgress, Progress, ignore
 from cellplm.model.cellplm import CellPLM
 from cellplm.model.device import DeviceName, device_of
-from cellplm.tasks.data import as_anndata, in_order, opened
+from cellplm.tasks.data import as_anndata, in_order, opened, panel
 
 KEY = "X_cellplm"
 WINDOW = 2000
@@ -36,6 +36,7 @@ def embed_corpus(
     """
     (part,) = corpus.parts
     out = np.full((part.entry.n_obs, model.config.n_latent), np.nan, dtype=np.float32)
+    panel(corpus, model.vocabulary)
     done = 0
     for batch in in_order(corpus, window):
         rows = part.source_rows[batch.row.numpy()]
@@ -71,7 +72,14 @@ def embed(
         path = Path(folder) / "adata.h5ad"
         adata.write_h5ad(path)
         with opened(path, context=context) as corpus:
-            _put(adata, embed_corpus(model, corpus, window=window), corpus, checkpoint, window)
+            _put(
+                adata,
+                embed_corpus(model, corpus, window=window),
+                corpus,
+                checkpoint,
+                context,
+                window,
+            )
 
 
 def embed_file(
@@ -106,7 +114,7 @@ def embed_file(
     with opened(data, context=context, on_progress=on_progress) as corpus:
         embedding = embed_corpus(model, corpus, window=window, on_progress=on_progress)
         adata = as_anndata(data, corpus)
-        _put(adata, embedding, corpus, checkpoint, window)
+        _put(adata, embedding, corpus, checkpoint, context, window)
     out.parent.mkdir(parents=True, exist_ok=True)
     adata.write_h5ad(out)
     return {
@@ -122,6 +130,7 @@ def _put(
     embedding: NDArray[np.float32],
     corpus: Corpus,
     checkpoint: Path | str,
+    context: str | None,
     window: int,
 ) -> None:
     (part,) = corpus.parts
@@ -129,6 +138,7 @@ def _put(
     adata.obsm[KEY] = embedding
     adata.uns["cellplm"] = {
         "checkpoint": str(checkpoint),
+        "context": context or "",
         "window": window,
         "n_tissues": index.n_tissues,
         "modality": part.entry.modality,

@@ -57,7 +57,7 @@ class PretrainResult:
 def pretrain(
     corpus: Corpus,
     config: RunConfig,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     on_progress: OnProgress = ignore,
@@ -77,6 +77,7 @@ def pretrain(
             corpus or model.
         CellplmError: the loss is no longer finite.
     """
+    out = Path(out)
     device = device_of(config.train.device)
     state = _claim(out, resume)
     if state is not None:

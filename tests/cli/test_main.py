@@ -27,7 +27,15 @@ def cellplm(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["ingest"], ["info"], ["pretrain"], ["finetune"], ["finetune", "denoise"], ["embed"]],
+    [
+        ["ingest"],
+        ["info"],
+        ["pretrain"],
+        ["finetune"],
+        ["finetune", "denoise"],
+        ["embed"],
+        ["demo"],
+    ],
 )
 def test_the_help_of_every_command_has_an_example(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})

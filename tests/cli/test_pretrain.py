@@ -69,7 +69,6 @@ def test_a_configuration_file_is_taken_and_set_wins_over_it(
     [
         (["--preset", "7M"], ["--preset 7M", "2M, 5M, 10M, 40M, 85M"]),
         (["--gpus", "2"], ["--gpus 2", "one process", "--device cpu"]),
-        (["--resume"], ["no run to resume"]),
         (["--set", "train.lrr=1"], ["train.lrr", "Did you mean train.lr?"]),
         (["--set", "model.widht=64"], ["model.widht", "Did you mean model.width?"]),
         (["--set", "trian.lr=1"], ["trian", "Did you mean train?"]),
@@ -91,7 +90,7 @@ def test_a_wrong_option_is_one_line_and_leaves_no_run(
 ) -> None:
     out = tmp_path / "run"
     ran = run(capsys, "pretrain", corpus.path, "--out", out, *words)
-    ran.assert_error(*expected)
+    ran.assert_error(*expected, code=2)
     assert not out.exists()
 
 
@@ -100,10 +99,10 @@ def test_a_gpu_that_is_not_there_is_named_with_the_way_out(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = run(capsys, "pretrain", corpus.path, "--out", tmp_path / "run", "--gpus", 1)
-    ran.assert_error("no GPU", "--device cpu")
+    ran.assert_error("no GPU", "--device cpu", code=2)
     words = ["--set", "train.device=cuda"]
     ran = run(capsys, "pretrain", corpus.path, "--out", tmp_path / "run", *words)
-    ran.assert_error("no GPU", "--device cpu")
+    ran.assert_error("no GPU", "--device cpu", code=2)
 
 
 def test_a_corpus_or_run_folder_that_cannot_be_is_refused(
@@ -111,6 +110,8 @@ def test_a_corpus_or_run_folder_that_cannot_be_is_refused(
 ) -> None:
     ran = run(capsys, "pretrain", tmp_path / "absent", "--out", tmp_path / "run")
     ran.assert_error(tmp_path / "absent", "cellplm ingest")
+    ran = run(capsys, "pretrain", corpus.path, "--out", tmp_path / "run", "--resume")
+    ran.assert_error(tmp_path / "run", "no run to resume")
     file = tmp_path / "file.txt"
     file.write_text("mine")
     run(capsys, "pretrain", corpus.path, "--out", file, *tiny()).assert_error(file)
@@ -142,4 +143,4 @@ def test_a_corpus_of_mice_alone_has_nothing_to_train_on(
 ) -> None:
     mice = make_corpus(tmp_path, mouse_adata())
     ran = run(capsys, "pretrain", mice.path, "--out", tmp_path / "run", "--gpus", 0, *tiny())
-    ran.assert_error(mice.path, "no cells", "genes of the model")
+    ran.assert_error(mice.path, "no cells", "genes of the model", code=2)

@@ -25,7 +25,7 @@ from cellplm.ingest.plan import IngestOptions
 from tests.make import make_adata, make_corpus, write_h5ad
 from tests.shared import SHARED, needs_shared
 
-DATA = SHARED / "data"
+DATA = SHARED
 
 
 def snapshot_of(root: Path) -> dict[str, str]:

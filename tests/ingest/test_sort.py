@@ -53,7 +53,7 @@ def source_of(counts: np.ndarray, axis: Axis, block: int) -> Source:
 def sort_whole(root: Path, source: Source, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """All three phases; returns the part's matrix and the orders it was given."""
     genes = rng.integers(1, 2**60, source.n_vars).astype(np.uint64)
-    scanned = scan(source, genes, lambda _: None)
+    scanned = scan(source, genes, np.ones(source.n_vars, dtype=bool), lambda _: None)
     rows, columns = rng.permutation(source.n_obs), rng.permutation(source.n_vars)
     layout = lay_out(scanned, rows, columns)
     writer = PartWriter(
@@ -115,7 +115,9 @@ def test_rows_and_columns_arrive_where_they_should(
 @pytest.mark.parametrize("axis", ["obs", "var"])
 def test_sums_per_row_count_genes_only_in_the_library(axis: Axis) -> None:
     counts = np.array([[1, 0, 5], [0, 0, 0], [2, 3, 0]], dtype=np.int64)
-    scanned = scan(source_of(counts, axis, 2), np.array([7, 9, 0], dtype=np.uint64), lambda _: None)
+    hashes = np.array([7, 9, 9], dtype=np.uint64)
+    is_gene = np.array([True, True, False])
+    scanned = scan(source_of(counts, axis, 2), hashes, is_gene, lambda _: None)
     assert scanned.row_nnz.tolist() == [2, 0, 2]
     assert scanned.row_total.tolist() == [6, 0, 5]
     assert scanned.library_size.tolist() == [1, 0, 5]
@@ -128,4 +130,9 @@ def test_one_bad_value_at_the_very_end_is_found(axis: Axis, bad: float) -> None:
     counts = np.ones((50, 8))
     counts[-1, -1] = bad
     with pytest.raises(CountsError, match="c49.*g7"):
-        scan(source_of(counts, axis, 7), np.ones(8, dtype=np.uint64), lambda _: None)
+        scan(
+            source_of(counts, axis, 7),
+            np.ones(8, dtype=np.uint64),
+            np.ones(8, dtype=bool),
+            lambda _: None,
+        )

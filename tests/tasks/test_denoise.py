@@ -23,7 +23,7 @@ from cellplm.model.vocabulary import Vocabulary
 from cellplm.tasks.data import in_order, opened
 from cellplm.tasks.denoise import Denoise, DenoiseConfig
 from cellplm.tasks.holdout import Scheme, hold_out
-from cellplm.training.finetune import FinetuneConfig, finetune
+from cellplm.training.finetune import FinetuneConfig, fit
 from tests.make import make_adata, vocabulary_genes, write_h5ad
 
 SCHEMES: tuple[Scheme, ...] = ("hide", "thin")
@@ -144,21 +144,18 @@ def test_test_counts_have_no_say_in_training_or_in_the_choice_of_a_step(
                 assert torch.equal(getattr(a, name), getattr(b, name)), name
         models = [CellPLM(MODEL, make_vocabulary()) for _ in tasks]
         budget = FinetuneConfig(max_steps=6, eval_every=2, warmup_steps=1, lr=0.01)
-        best = [finetune(model, task, budget) for model, task in zip(models, tasks, strict=True)]
+        best = [fit(model, task, budget) for model, task in zip(models, tasks, strict=True)]
         assert best[0] == best[1]
         left, right = (model.state_dict() for model in models)
         assert all(torch.equal(left[name], right[name]) for name in left)
         valid = [t.score(t.model_predict(m), "valid") for t, m in zip(tasks, models, strict=True)]
         assert valid[0] == valid[1]
-        for of_non_zeros in (True, False):
-            means = []
-            for task in tasks:
-                batch = next(in_order(task.corpus, WINDOW))
-                means.append(task.gene_mean(of_non_zeros=of_non_zeros)(batch))
+        for name in tasks[0].baselines():
+            means = [t.baselines()[name](next(in_order(t.corpus, WINDOW))) for t in tasks]
             assert torch.equal(*means)
         if scheme == "hide":
             # And the marker is there: the test score does see it.
-            test = [t.score(t.gene_mean(of_non_zeros=True), "test") for t in tasks]
+            test = [t.score(t.baselines()["gene mean of non-zeros"], "test") for t in tasks]
             assert test[0] != test[1]
 
 
@@ -177,15 +174,25 @@ def test_a_predictor_is_shown_visible_counts_only(corpus: Corpus, scheme: Scheme
     assert sorted(rows) == list(range(100))
 
 
-@pytest.mark.parametrize("of_non_zeros", [True, False])
-def test_the_gene_mean_is_what_a_hand_computes(corpus: Corpus, of_non_zeros: bool) -> None:
+def test_the_gene_means_are_what_a_hand_computes(corpus: Corpus) -> None:
     visible = split_up(corpus, "hide")["visible"]
-    values = log_cp10k(visible, visible.sum(1))
-    n = np.maximum((visible > 0).sum(0), 1) if of_non_zeros else len(visible)
-    predict = make_task(corpus, "hide").gene_mean(of_non_zeros=of_non_zeros)
-    got = predict(next(in_order(corpus, WINDOW))).numpy()
-    assert got.shape[1] == N_GENES
-    assert np.allclose(got, values.sum(0) / n, rtol=1e-5)
+    total = log_cp10k(visible, visible.sum(1)).sum(0)
+    baselines = make_task(corpus, "hide").baselines()
+    batch = next(in_order(corpus, WINDOW))
+    for name, n in (
+        ("gene mean", len(visible)),
+        ("gene mean of non-zeros", np.maximum((visible > 0).sum(0), 1)),
+    ):
+        got = baselines[name](batch).numpy()
+        assert got.shape == (batch.n_cells, N_GENES)
+        assert np.allclose(got, total / n, rtol=1e-5)
+
+
+def test_the_gene_mean_for_molecules_is_the_pooled_counts(corpus: Corpus) -> None:
+    visible = split_up(corpus, "thin")["visible"]
+    predict = make_task(corpus, "thin").baselines()["gene mean"]
+    got = np.expm1(predict(next(in_order(corpus, WINDOW))).numpy())
+    assert np.allclose(got / got.sum(1, keepdims=True), visible.sum(0) / visible.sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("split", ["test", "valid"])
@@ -215,11 +222,11 @@ def test_on_molecules_the_true_rates_beat_the_mean_and_knowing_nothing(tmp_path:
             task.score(predict, "test")["molecule_nll"]
             for predict in (
                 lambda batch: true[batch.row],
-                task.gene_mean(of_non_zeros=False),
+                task.baselines()["gene mean"],
                 lambda batch: torch.zeros(batch.n_cells, N_GENES),
             )
         )
-        assert best < min(mean, nothing)
+        assert best < mean < nothing
         assert nothing == pytest.approx(np.log(N_GENES))
 
 
@@ -241,7 +248,7 @@ def test_what_is_hidden_outside_the_vocabulary_is_not_scored(corpus: Corpus) -> 
 def test_without_a_scheme_everything_is_seen_and_nothing_is_scored(corpus: Corpus) -> None:
     task = make_task(corpus, None)
     assert task.chosen_by is None
-    assert task.score(task.gene_mean(of_non_zeros=True), "test") == {}
+    assert task.score(task.baselines()["gene mean"], "test") == {}
     assert task.n_set_aside() == {"test": 0, "valid": 0}
     batch = next(task.training_batches())
     assert np.array_equal(dense(batch), stored(corpus)[batch.row.numpy()])
@@ -265,9 +272,10 @@ def expected_predictions(task: Denoise, model: CellPLM, adata: ad.AnnData) -> ND
     in_model = part.var["gene_id"].isin(model.vocabulary.ensembl_ids).to_numpy()
     genes = part.var["source_name"].to_numpy()[in_model]
     out = pd.DataFrame(np.nan, index=adata.obs_names, columns=adata.var_names)
+    depth = part.X.toarray()[:, in_model].sum(1)
     for batch in in_order(task.corpus, WINDOW):
         values = np.expm1(model.predict(model.prepare(batch)).clamp(min=0).numpy())
-        values *= batch.library_size.numpy()[:, None] / 1e4
+        values *= (depth[batch.row.numpy()] / values.sum(1))[:, None]
         out.loc[part.obs_names[batch.row.numpy()], genes] = values
     return out.to_numpy()
 
@@ -275,7 +283,7 @@ def expected_predictions(task: Denoise, model: CellPLM, adata: ad.AnnData) -> ND
 def trained(corpus: Corpus, vocabulary: Vocabulary) -> CellPLM:
     model = CellPLM(MODEL, vocabulary)
     budget = FinetuneConfig(max_steps=30, warmup_steps=1, lr=0.01)
-    finetune(model, make_task(corpus, None, vocabulary), budget)
+    fit(model, make_task(corpus, None, vocabulary), budget)
     return model
 
 

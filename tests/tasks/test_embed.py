@@ -185,7 +185,7 @@ def test_what_cannot_be_embedded_is_refused_and_left_as_it_was(
     mouse = adata.copy()
     genes = cellplm.corpus.genes.GeneIndex.bundled()
     mouse.var_names = list(genes.ensembl_id[genes.species == "mouse"][:50])
-    with pytest.raises(InputError, match="vocabulary"):
+    with pytest.raises(InputError, match="none of its 50 genes"):
         embed(mouse, checkpoint)
     for each in (adata, normalised, mouse):
         assert KEY not in each.obsm

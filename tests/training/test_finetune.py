@@ -24,7 +24,8 @@ from cellplm.model.vocabulary import Vocabulary
 from cellplm.tasks.data import in_order, opened
 from cellplm.tasks.denoise import Denoise, DenoiseConfig, Predict
 from cellplm.tasks.holdout import Scheme
-from cellplm.training.finetune import FinetuneConfig, denoise, finetune
+from cellplm.training.denoise import denoise
+from cellplm.training.finetune import FinetuneConfig, fit
 from tests.make import make_adata, vocabulary_genes, write_h5ad
 
 MODEL = ModelConfig(
@@ -90,7 +91,7 @@ def test_the_step_with_the_best_validation_score_is_kept(
 ) -> None:
     task, model = make_task(corpus, scheme), make_model()
     budget = replace(BUDGET, max_steps=7, eval_every=2, lr=lr)
-    best = finetune(model, task, budget)
+    best = fit(model, task, budget)
     # Looked at before the first step, every second one and after the last, at validation only.
     assert set(task.splits) == {"valid"}
     assert len(task.scores) == 5
@@ -102,22 +103,22 @@ def test_the_step_with_the_best_validation_score_is_kept(
 
 def test_a_budget_that_ruins_the_model_leaves_it_as_it_was(corpus: Corpus) -> None:
     good = make_model()
-    finetune(good, make_task(corpus, "hide"), replace(BUDGET, max_steps=40, eval_every=5))
+    fit(good, make_task(corpus, "hide"), replace(BUDGET, max_steps=40, eval_every=5))
     before = {name: tensor.clone() for name, tensor in good.state_dict().items()}
-    assert finetune(good, make_task(corpus, "hide"), replace(BUDGET, lr=5.0, max_steps=4)) == 0
+    assert fit(good, make_task(corpus, "hide"), replace(BUDGET, lr=5.0, max_steps=4)) == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in good.state_dict().items())
 
 
 def test_without_counts_set_aside_the_last_step_is_kept(corpus: Corpus) -> None:
     task = make_task(corpus, None)
-    assert finetune(make_model(), task, BUDGET) == 6
+    assert fit(make_model(), task, BUDGET) == 6
     assert task.splits == []
 
 
 def test_training_lowers_the_error_on_test_counts(corpus: Corpus) -> None:
     task, model = make_task(corpus, "hide"), make_model()
     before = task.score(task.model_predict(model), "test")["rmse"]
-    finetune(model, task, replace(BUDGET, max_steps=60, eval_every=20))
+    fit(model, task, replace(BUDGET, max_steps=60, eval_every=20))
     assert task.score(task.model_predict(model), "test")["rmse"] < 0.7 * before
 
 
@@ -127,9 +128,9 @@ def test_a_pretrained_model_and_one_from_scratch_get_the_same_batches_and_masks(
 ) -> None:
     tasks = [make_task(corpus, scheme, seed=5) for _ in range(2)]
     pretrained, scratch = make_model(seed=1), make_model(seed=2)
-    finetune(scratch, tasks[0], BUDGET)
+    fit(scratch, tasks[0], BUDGET)
     torch.manual_seed(123)
-    finetune(pretrained, tasks[1], BUDGET)
+    fit(pretrained, tasks[1], BUDGET)
     assert len(tasks[0].inputs) == len(tasks[1].inputs) == BUDGET.max_steps
     for a, b in zip(tasks[0].inputs, tasks[1].inputs, strict=True):
         assert a.key == b.key
@@ -251,4 +252,4 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_what_to_lower(corpus: C
     with torch.no_grad():
         model.embedder.table.fill_(float("inf"))
     with pytest.raises(CellplmError, match="lower --lr"):
-        finetune(model, make_task(corpus, None), BUDGET)
+        fit(model, make_task(corpus, None), BUDGET)
