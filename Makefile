@@ -1,8 +1,13 @@
-# make install | demo | test | test-all | bench. Needs Python 3.11+ and make; all else goes to .venv.
+# make install | demo | test | test-all | bench (DATA: the folder of raw data sets).
+# Needs Python 3.11+ and make; all else goes to .venv.
 PYTHON ?= python3.11
+DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+
+# Threads of torch that wait asleep: tests start several processes on few cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: install demo test test-all lint bench clean
 
@@ -30,7 +35,7 @@ test-all: lint
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/ingest.py
-	$(BIN)/python benchmarks/denoise.py ../shared/data
+	$(BIN)/python benchmarks/denoise.py $(DATA)
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

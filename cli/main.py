@@ -5,6 +5,7 @@ Exit code 0: done; 1: the work failed; 2: wrong usage.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -12,6 +13,10 @@ import typer
 
 from cellplm.cli import demo, embed, finetune, info, ingest, pretrain
 from cellplm.errors import CellplmError, ConfigError
+
+# Read when torch loads its OpenMP. Threads that spin while they wait take the cores from
+# others on a busy machine: a training step took 2.5 times the CPU-seconds (docs/benchmarks.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="cellplm",
