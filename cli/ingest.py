@@ -10,8 +10,9 @@ import typer
 from rich.table import Table
 
 from cellplm.cli.console import Json, Quiet, Verbose, emit, emit_json, watch
-from cellplm.ingest.convert import IngestReport, ingest_files
+from cellplm.ingest.convert import ingest_files
 from cellplm.ingest.plan import IngestOptions
+from cellplm.ingest.report import IngestReport
 
 
 def ingest(

@@ -7,18 +7,11 @@ leaves the corpus as it was.
 
 from __future__ import annotations
 
-import datetime
-import json
-import logging
-import math
-import os
 import re
-import shutil
-import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,67 +29,13 @@ from cellplm.corpus.reader import Corpus
 from cellplm.corpus.writer import PartWriter, write_object
 from cellplm.errors import ConflictError, InputError
 from cellplm.ingest.find import find, why_not
-from cellplm.ingest.plan import (
-    IngestOptions,
-    Planned,
-    hash_sources,
-    obs_table,
-    plan_data_set,
-    var_table,
-)
+from cellplm.ingest.lease import Lease
+from cellplm.ingest.plan import IngestOptions, Planned, hash_sources, plan_data_set
+from cellplm.ingest.report import Ingested, IngestReport, Left
 from cellplm.ingest.sort import assemble, spill
 from cellplm.ingest.source import Found
+from cellplm.ingest.tables import obs_table, var_table
 from cellplm.logs import OnProgress, Progress, ignore
-
-log = logging.getLogger(__name__)
-
-BEAT_S = 60
-LEASE_S = 3600
-"""A lease without a heartbeat for this long belongs to a process that died."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ingested:
-    """One data set that came in, or would."""
-
-    name: str
-    source: str
-    format: str
-    modality: str
-    species: str
-    platform: str
-    n_obs: int
-    n_kept: int
-    n_vars: int
-    n_genes: int
-    nnz: int
-    n_tissues: int
-    counts_from: str
-    tissue_rule: str
-    excluded_cells: dict[str, int]
-    features: dict[str, int]
-    warnings: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Left:
-    """One data set, or file, that did not come in, and why."""
-
-    name: str
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IngestReport:
-    """What happened to everything that was found."""
-
-    snapshot: int | None
-    ingested: tuple[Ingested, ...]
-    skipped: tuple[Left, ...]
-    refused: tuple[Left, ...]
-    other_files: tuple[Left, ...]
 
 
 def ingest_files(
@@ -152,7 +91,7 @@ def ingest_files(
     if dry_run:
         done = [_describe(each, planned, s, planned.source.name) for each, planned, s in ready]
     elif ready:
-        with _Lease(root, genes) as lease:
+        with Lease(root, genes) as lease:
             for each, planned, seconds in ready:
                 began = time.monotonic()
                 committed = _convert(root, planned, options, lease, on_progress)
@@ -217,67 +156,11 @@ def _counter(on_progress: OnProgress, what: str, total: int = 0) -> Callable[[in
     return on_rows
 
 
-class _Lease:
-    """The corpus, created if need be, and our mark in it that parts are being written."""
-
-    def __init__(self, root: Path, genes: GeneIndex) -> None:
-        self.write_id = uuid.uuid4().hex
-        self.root = root
-        self.created = not root.exists()
-        if self.created:
-            Corpus.create(root, genes, writer=self.write_id)
-        self.path = root / schema.LEASES / f"{self.write_id}.json"
-        self.spill = root / schema.SPILL / self.write_id
-        self.parts: list[str] = []
-        self._beaten = -math.inf
-
-    def __enter__(self) -> _Lease:
-        self._sweep()
-        self.beat()
-        self.spill.mkdir(parents=True)
-        return self
-
-    def beat(self, part_id: str | None = None) -> None:
-        """Say that we live, and which parts are ours; at most once in BEAT_S without news."""
-        if part_id is not None:
-            self.parts.append(part_id)
-        elif time.monotonic() - self._beaten < BEAT_S:
-            return
-        self._beaten = time.monotonic()
-        values = {
-            "write_id": self.write_id,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "parts": self.parts,
-            "heartbeat": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values))
-        temporary.replace(self.path)
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.spill, ignore_errors=True)
-        self.path.unlink(missing_ok=True)
-        # Nothing came in, and nobody else is at work in it: it never was.
-        alone = not any((self.root / schema.LEASES).iterdir())
-        if self.created and alone and not manifest.latest(self.root).parts:
-            shutil.rmtree(self.root)
-
-    def _sweep(self) -> None:
-        """Delete what killed runs were sorting."""
-        folder = self.root / schema.SPILL
-        for stale in folder.iterdir() if folder.exists() else ():
-            lease = self.root / schema.LEASES / f"{stale.name}.json"
-            if not lease.exists() or time.time() - lease.stat().st_mtime > LEASE_S:
-                shutil.rmtree(stale, ignore_errors=True)
-                lease.unlink(missing_ok=True)
-
-
 def _convert(
     root: Path,
     planned: Planned,
     options: IngestOptions,
-    lease: _Lease,
+    lease: Lease,
     on_progress: OnProgress,
 ) -> Snapshot:
     """Write one planned data set as a part, and commit it."""
@@ -349,7 +232,7 @@ def _assemble_all(
     planned: Planned,
     writer: PartWriter,
     workers: int,
-    lease: _Lease,
+    lease: Lease,
     on_progress: OnProgress,
 ) -> None:
     """Phase 3 of the sort: shards are independent tasks of a Dask graph."""

@@ -32,6 +32,8 @@ from cellplm.tasks.data import as_anndata, in_order, panel, unknown_batch
 from cellplm.tasks.holdout import Entries, Scheme, hold_out
 from cellplm.tasks.metrics import HiddenError, MoleculeLoss, log1p_cp10k, shares
 
+SHIFT_PRIOR = 5.0
+
 Predict = Callable[[TissueBatch], Tensor]
 """From a visible batch to (C, G) predicted log1p-CP10k."""
 
@@ -107,6 +109,37 @@ class Denoise:
         return Mask(
             cells_M=torch.arange(inputs.n_cells, device=hidden_CG.device), hidden_MG=hidden_CG
         )
+
+    @torch.no_grad()
+    def calibrate(self, model: CellPLM) -> None:
+        """Shift the output biases so that each gene's mean prediction is right for this data.
+
+        The first steps of fine-tuning would spend themselves on this: a new model knows no gene's
+        level, and a pre-trained one knows that of other data sets and of another objective (the
+        mean over all cells, where "hide" asks for the mean over the cells that have the gene). A
+        gene seen `SHIFT_PRIOR` times is shifted half by its own difference, half by the mean one.
+        """
+        n_genes = int(self._in_panel.sum())
+        n, difference = (torch.zeros(n_genes, dtype=torch.float64) for _ in range(2))
+        rows_G = None
+        for batch in in_order(self.corpus, self.config.window):
+            inputs = model.prepare(self._visible(batch), self.corpus.genes)
+            rows_G = inputs.gene_rows_G
+            predicted_CG = model.predict(inputs).double().cpu()
+            x_CG = inputs.x_CG
+            cell, column = x_CG.rows.cpu(), x_CG.columns.cpu()
+            difference.index_add_(0, column, x_CG.values.double().cpu())
+            if self.config.scheme == "hide":
+                difference.index_add_(0, column, -predicted_CG[cell, column])
+                n.index_add_(0, column, torch.ones(column.numel(), dtype=torch.float64))
+            else:
+                difference -= predicted_CG.sum(0)
+                n += inputs.n_cells
+        if rows_G is not None:
+            usual = difference.sum() / n.sum().clamp(min=1)
+            shift_G = (difference + SHIFT_PRIOR * usual) / (n + SHIFT_PRIOR)
+            bias_K = model.decoder.output_bias
+            bias_K[rows_G] += shift_G.to(bias_K)
 
     def model_predict(self, model: CellPLM) -> Predict:
         """A model as a way to predict."""

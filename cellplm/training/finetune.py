@@ -78,6 +78,8 @@ def fit(
     best_step, best_score = config.max_steps, math.inf
     best_state: dict[str, Any] | None = None
     batches = task.training_batches()
+    if config.max_steps:
+        task.calibrate(model)
     for step in range(config.max_steps + 1):
         due = step % config.eval_every == 0 or step == config.max_steps
         if task.chosen_by is not None and due:

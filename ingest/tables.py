@@ -1,0 +1,88 @@
+"""obs and var of a part: what the source had, in the part's order, and our columns beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cellplm.ingest.plan import Planned
+
+
+def obs_table(planned: Planned) -> pd.DataFrame:
+    """The part's obs: what the source had, and source_row, tissue, sample, fov, kept.
+
+    Returns:
+        N rows in the part's order. A column of the source with one of our names is kept
+        as source_<name>; repeated cell names get a number.
+    """
+    order = planned.row_order
+    rule = planned.rule
+    tissue = np.full(order.size, -1, dtype=np.int32)
+    table = planned.tissues
+    tissue[: table.stop[-1]] = np.repeat(np.arange(table.start.size), table.stop - table.start)
+    ours = {
+        "source_row": order,
+        "tissue": tissue,
+        "sample": pd.Categorical(rule.sample[order]),
+        "fov": pd.Categorical(rule.fov[order]),
+        "kept": planned.kept[order],
+    }
+    obs = _storable(planned.source.obs).iloc[order]
+    return _with_ours(obs, ours)
+
+
+def var_table(planned: Planned) -> pd.DataFrame:
+    """The part's var: unique index, gene_id, symbol, source_name, kind, source_column.
+
+    Returns:
+        V rows in the part's order; the index is the Ensembl id of a gene, else the source's
+        name.
+    """
+    order = planned.column_order
+    genes = planned.genes
+    name = planned.source.var.index.to_numpy().astype(str)
+    ours = {
+        "gene_id": genes.gene_id[order],
+        "symbol": genes.symbol[order],
+        "source_name": name[order],
+        "kind": pd.Categorical(genes.kind[order]),
+        "source_column": order,
+    }
+    var = _storable(planned.source.var).iloc[order]
+    var.index = pd.Index(np.where(genes.kind == "gene", genes.gene_id, name)[order])
+    return _with_ours(var, ours)
+
+
+def _with_ours(table: pd.DataFrame, ours: dict[str, object]) -> pd.DataFrame:
+    theirs = {column: f"source_{column}" for column in table.columns if column in ours}
+    out = table.rename(columns=theirs).assign(**ours)  # type: ignore[arg-type]
+    out.index = _unique(out.index)
+    return out
+
+
+def _unique(names: pd.Index[Any]) -> pd.Index[Any]:
+    """Numbers after repeated names, none of which meets another name."""
+    values = names.astype(str).to_numpy().astype(object)
+    seen = set(values)
+    for position in np.flatnonzero(pd.Index(values).duplicated()):
+        base, number = values[position], 1
+        while f"{base}-{number}" in seen:
+            number += 1
+        values[position] = f"{base}-{number}"
+        seen.add(values[position])
+    unique: pd.Index[Any] = pd.Index(values, name=None, dtype=object)
+    return unique
+
+
+def _storable(table: pd.DataFrame) -> pd.DataFrame:
+    """Mixed object columns as strings, which AnnData can write; names as strings, unique."""
+    out = table.copy()
+    out.columns = _unique(pd.Index(out.columns))
+    for column in out.columns:
+        if out[column].dtype == object:
+            values = out[column]
+            out[column] = values.where(values.isna(), values.astype(str)).astype("string")
+            out[column] = out[column].fillna("").astype(object)
+    return out
