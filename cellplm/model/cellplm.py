@@ -163,19 +163,22 @@ class CellPLM(nn.Module):
         )
 
     @torch.no_grad()
-    def predict(self, inputs: ModelInput, gene_rows_G: Tensor | None = None) -> Tensor:
+    def predict(
+        self, inputs: ModelInput, gene_rows_G: Tensor | None = None, mask: Mask | None = None
+    ) -> Tensor:
         """Expression of every cell, in eval mode, on the scale of the transform.
 
         Args:
             inputs: from `prepare`.
             gene_rows_G: vocabulary rows of the genes wanted, measured or not; those of the pack
                 if None.
+            mask: entries to hide from the model.
 
         Returns:
             (C, G), not clipped at 0.
         """
         with self._in_eval_mode():
-            hidden_CB = self(inputs).hidden_CB
+            hidden_CB = self(inputs, mask).hidden_CB
         rows_G = inputs.gene_rows_G if gene_rows_G is None else gene_rows_G
         weight_GB, bias_G = self.decoder.output_rows(rows_G)
         return torch.addmm(bias_G, hidden_CB.to(bias_G.dtype), weight_GB.T)

@@ -112,34 +112,29 @@ class Denoise:
 
     @torch.no_grad()
     def calibrate(self, model: CellPLM) -> None:
-        """Shift the output biases so that each gene's mean prediction is right for this data.
+        """Shift the output biases so that each gene's mean error on masked entries is 0.
 
         The first steps of fine-tuning would spend themselves on this: a new model knows no gene's
-        level, and a pre-trained one knows that of other data sets and of another objective (the
+        level, and a pre-trained one knows those of other data sets and of another objective (the
         mean over all cells, where "hide" asks for the mean over the cells that have the gene). A
-        gene seen `SHIFT_PRIOR` times is shifted half by its own difference, half by the mean one.
+        gene with `SHIFT_PRIOR` masked entries is shifted half by its own mean error, half by that
+        of all genes.
         """
         n_genes = int(self._in_panel.sum())
-        n, difference = (torch.zeros(n_genes, dtype=torch.float64) for _ in range(2))
-        rows_G = None
+        n_G, error_G = (torch.zeros(n_genes, dtype=torch.float64) for _ in range(2))
+        rows_G = self.vocabulary.rows_of(
+            torch.from_numpy(self.part.index.gene_number), self.corpus.genes
+        )[self._in_panel]
         for batch in in_order(self.corpus, self.config.window):
             inputs = model.prepare(self._visible(batch), self.corpus.genes)
-            rows_G = inputs.gene_rows_G
-            predicted_CG = model.predict(inputs).double().cpu()
-            x_CG = inputs.x_CG
-            cell, column = x_CG.rows.cpu(), x_CG.columns.cpu()
-            difference.index_add_(0, column, x_CG.values.double().cpu())
-            if self.config.scheme == "hide":
-                difference.index_add_(0, column, -predicted_CG[cell, column])
-                n.index_add_(0, column, torch.ones(column.numel(), dtype=torch.float64))
-            else:
-                difference -= predicted_CG.sum(0)
-                n += inputs.n_cells
-        if rows_G is not None:
-            usual = difference.sum() / n.sum().clamp(min=1)
-            shift_G = (difference + SHIFT_PRIOR * usual) / (n + SHIFT_PRIOR)
-            bias_K = model.decoder.output_bias
-            bias_K[rows_G] += shift_G.to(bias_K)
+            mask = self.mask(model, inputs)
+            predicted_MG = model.predict(inputs, mask=mask)[mask.cells_M]
+            x_MG = inputs.x_CG.take_rows(mask.cells_M).dense(0, mask.cells_M.numel())
+            error_G += ((x_MG - predicted_MG) * mask.hidden_MG).sum(0).cpu()
+            n_G += mask.hidden_MG.sum(0).cpu()
+        usual = error_G.sum() / n_G.sum().clamp(min=1)
+        bias_K = model.decoder.output_bias
+        bias_K[rows_G] += ((error_G + SHIFT_PRIOR * usual) / (n_G + SHIFT_PRIOR)).to(bias_K)
 
     def model_predict(self, model: CellPLM) -> Predict:
         """A model as a way to predict."""

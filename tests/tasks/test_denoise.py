@@ -354,3 +354,13 @@ def test_predictions_stand_under_their_genes_where_the_counts_are_in_raw(
     assert list(got.obs_names) == list(whole.obs_names)
     assert set(got.var_names) == set(whole.var_names)
     assert np.allclose(got.layers["predicted"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_calibration_makes_a_new_model_as_good_as_the_means_of_genes(corpus: Corpus) -> None:
+    task = make_task(corpus, "hide")
+    model = CellPLM(MODEL, make_vocabulary())
+    before = task.score(task.model_predict(model), "test")["rmse"]
+    task.calibrate(model)
+    after = task.score(task.model_predict(model), "test")["rmse"]
+    mean = task.score(task.baselines()["gene mean of non-zeros"], "test")["rmse"]
+    assert after < 1.15 * mean < before
