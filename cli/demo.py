@@ -24,8 +24,8 @@ PRETRAIN_ON = (
 DENOISE = "sc_dropseq.count.csv.gz"
 MARKER = "cellplm-demo.json"
 
-PRETRAIN_STEPS = 240
-FINETUNE_STEPS = 60
+PRETRAIN_STEPS = 450
+FINETUNE_STEPS = 120
 SEED = 0
 
 

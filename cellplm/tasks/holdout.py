@@ -84,7 +84,7 @@ def hold_out(batch: TissueBatch, scheme: Scheme, fraction: float, seed: int) -> 
     is_gene = batch.gene_ids.numpy()[column] >= 0
     uniform = _uniform(seed, batch.row.numpy()[cell], column)
     if scheme == "hide":
-        test, valid = _hide(cell, count, is_gene, uniform, fraction, indptr.size - 1)
+        test, valid = _hide(indptr, count, is_gene, uniform, fraction)
     else:
         test, valid = _thin(count, is_gene, uniform, fraction)
     library = batch.library_size.numpy()
@@ -110,25 +110,27 @@ def hold_out(batch: TissueBatch, scheme: Scheme, fraction: float, seed: int) -> 
 
 
 def _hide(
-    cell: NDArray[np.int64],
+    indptr: NDArray[np.int64],
     count: NDArray[np.int64],
     is_gene: NDArray[np.bool_],
     uniform: NDArray[np.float64],
     fraction: float,
-    n_cells: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    n_positive = np.bincount(cell[is_gene], minlength=n_cells)
-    n_hidden = np.where(n_positive > MIN_POSITIVES, (fraction * n_positive).astype(np.int64), 0)
     # The k smallest of -log(u) / w are k draws without replacement with weights w.
     race = np.where(is_gene, np.log(-np.log(uniform)) + count / COUNT_SCALE, np.inf)
-    order = np.lexsort((race, cell))
-    start = np.searchsorted(cell, np.arange(n_cells))
-    place = np.empty(cell.size, dtype=np.int64)
-    place[order] = np.arange(cell.size)
-    place -= start[cell]
-    test = place < n_hidden[cell]
-    valid = ~test & (place < 2 * n_hidden[cell])
-    return np.where(test, count, 0), np.where(valid, count, 0)
+    before = np.concatenate([[0], np.cumsum(is_gene)])
+    n_positive = before[indptr[1:]] - before[indptr[:-1]]
+    test, valid = np.zeros_like(count), np.zeros_like(count)
+    # Cell by cell: a partition of each is ten times faster than one sort of all.
+    for start, stop, n in zip(indptr[:-1], indptr[1:], n_positive, strict=True):
+        k = int(fraction * n)
+        if n <= MIN_POSITIVES or k == 0:
+            continue
+        first = start + np.argpartition(race[start:stop], 2 * k - 1)[: 2 * k]
+        first = first[np.argsort(race[first])]
+        test[first[:k]] = count[first[:k]]
+        valid[first[k:]] = count[first[k:]]
+    return test, valid
 
 
 def _thin(
@@ -137,12 +139,19 @@ def _thin(
     uniform: NDArray[np.float64],
     fraction: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    n = np.where(is_gene, count, 0)
-    both = np.asarray(stats.binom.ppf(uniform, n, 2 * fraction), dtype=np.int64)
+    both = _binomial(uniform, np.where(is_gene, count, 0), 2 * fraction)
     # A second uniform from the low bits of the first splits them evenly.
     again = np.modf(uniform * 2.0**26)[0]
-    test = np.asarray(stats.binom.ppf(again, both, 0.5), dtype=np.int64)
+    test = _binomial(again, both, 0.5)
     return test, both - test
+
+
+def _binomial(uniform: NDArray[np.float64], n: NDArray[np.int64], p: float) -> NDArray[np.int64]:
+    """Binomial(n, p) draws by inversion; most counts are 1, which needs no special function."""
+    out: NDArray[np.int64] = ((n == 1) & (uniform > 1 - p)).astype(np.int64)
+    several = np.flatnonzero(n > 1)
+    out[several] = np.asarray(stats.binom.ppf(uniform[several], n[several], p), dtype=np.int64)
+    return out
 
 
 def _visible(batch: TissueBatch, cell: NDArray[np.int64], left: NDArray[np.int64]) -> TissueBatch:
