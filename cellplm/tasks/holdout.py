@@ -121,7 +121,7 @@ def _hide(
     before = np.concatenate([[0], np.cumsum(is_gene)])
     n_positive = before[indptr[1:]] - before[indptr[:-1]]
     test, valid = np.zeros_like(count), np.zeros_like(count)
-    # Cell by cell: a partition of each is ten times faster than one sort of all.
+    # Cell by cell: a partition of each is five times faster than one sort of all.
     for start, stop, n in zip(indptr[:-1], indptr[1:], n_positive, strict=True):
         k = int(fraction * n)
         if n <= MIN_POSITIVES or k == 0:
