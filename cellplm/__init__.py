@@ -2,7 +2,8 @@
 
     cellplm.ingest_files(["raw"], "corpus.zarr")
     corpus = cellplm.open_corpus("corpus.zarr")
-    cellplm.pretrain(corpus, cellplm.RunConfig(), Path("runs/first"))
+    cellplm.pretrain(corpus, cellplm.RunConfig(), "runs/first")
+    cellplm.finetune_denoise("mine.h5ad", "out", checkpoint="runs/first")
     cellplm.embed(adata, "runs/first")          # writes adata.obsm["X_cellplm"]
 
 Names are imported when they are first used (PEP 562), so `import cellplm` takes no torch.

@@ -54,13 +54,18 @@ def watch(*, verbose: int = 0, quiet: bool = False) -> Iterator[OnProgress]:
     Bars on a terminal; elsewhere a plain line every few seconds and when a piece of work ends.
     """
     set_level(-1 if quiet else verbose)
-    if quiet:
-        yield lambda _: None
-    elif stderr.is_terminal:
-        with _bars() as bars:
-            yield _Drawn(bars)
-    else:
-        yield _Plain()
+    try:
+        if quiet:
+            yield lambda _: None
+        elif stderr.is_terminal:
+            with _bars() as bars:
+                yield _Drawn(bars)
+        else:
+            yield _Plain()
+    except KeyboardInterrupt:
+        # typer makes exit code 130 of it, and says nothing.
+        sys.stderr.write("stopped; nothing is half-written. Run the same command again.\n")
+        raise
 
 
 class _Plain:

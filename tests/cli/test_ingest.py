@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +151,16 @@ def test_wrong_usage_is_code_2(raw: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(capsys, "ingest", raw, "--out", "c.zarr", "--modality", "proteins").code == 2
     few = run(capsys, "ingest", raw, "--out", "c.zarr", "--min-counts", "-1")
     few.assert_error("--min-counts", code=2)
+
+
+def test_ctrl_c_stops_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    baron = Path(str(files("cellplm") / "data" / "demo" / "Baron_H1_Data.csv.gz"))
+    command = [sys.executable, "-m", "cellplm", "ingest", str(baron), "--out", str(tmp_path / "c")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("check Baron")
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.splitlines()[-1].startswith("stopped; nothing is half-written")
+    assert not list(tmp_path.iterdir())
