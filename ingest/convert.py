@@ -70,7 +70,8 @@ def ingest_files(
     found, others = find([Path(path) for path in paths])
     if not found:
         listed = ", ".join(str(path) for path in paths)
-        raise InputError(f"{listed}: no data set found in {len(others)} files.")
+        first = f" The first: {why_not(others[0])}" if others else ""
+        raise InputError(f"{listed}: no data set found in {len(others)} files.{first}")
     ready: list[tuple[Found, Planned, float]] = []
     skipped: list[Left] = []
     refused: list[Left] = []

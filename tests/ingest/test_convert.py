@@ -269,6 +269,14 @@ def test_an_unreadable_file_is_one_line_and_makes_no_corpus(tmp_path: Path, make
     assert not (tmp_path / "c.zarr").exists()
 
 
+def test_a_folder_with_nothing_but_a_damaged_table_names_it(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    path = truncated_gzip(tmp_path / "raw")
+    with pytest.raises(InputError, match=path.name):
+        ingest_files([tmp_path / "raw"], tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
+
+
 def test_an_out_that_is_no_corpus_is_left_alone(tmp_path: Path) -> None:
     path = write_h5ad(tmp_path / "a.h5ad", make_adata())
     out = tmp_path / "thesis"
