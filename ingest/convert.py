@@ -150,9 +150,9 @@ def _plan(
     return planned
 
 
-def _counter(on_progress: OnProgress, what: str, total: int = 0) -> Callable[[int], None]:
+def _counter(on_progress: OnProgress, what: str) -> Callable[[int], None]:
     def on_rows(done: int) -> None:
-        on_progress(Progress(what=what, done=done, total=total))
+        on_progress(Progress(what=what, done=done, total=0))
 
     return on_rows
 
@@ -224,7 +224,9 @@ def _convert(
         add = _add(entry, allow_duplicate=options.allow_duplicate)
         return manifest.commit(root, add, operation="ingest", writer=lease.write_id)
     except BaseException:
-        writer.abandon()
+        # The commit may have landed before what failed: a part that is named stays.
+        if all(part.id != part_id for part in manifest.latest(root).parts):
+            writer.abandon()
         raise
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -39,6 +40,8 @@ class Lease:
         self.spill = root / schema.SPILL / self.write_id
         self.parts: list[str] = []
         self._beaten = -math.inf
+        # Shards are written by several threads, and each beats.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Lease:
         """Clear what dead processes left, and make the mark."""
@@ -49,11 +52,15 @@ class Lease:
 
     def beat(self, part_id: str | None = None) -> None:
         """Say that we live, and which parts are ours; at most once in BEAT_S without news."""
-        if part_id is not None:
-            self.parts.append(part_id)
-        elif time.monotonic() - self._beaten < BEAT_S:
-            return
-        self._beaten = time.monotonic()
+        with self._lock:
+            if part_id is not None:
+                self.parts.append(part_id)
+            elif time.monotonic() - self._beaten < BEAT_S:
+                return
+            self._beaten = time.monotonic()
+            self._write()
+
+    def _write(self) -> None:
         values = {
             "write_id": self.write_id,
             "host": socket.gethostname(),

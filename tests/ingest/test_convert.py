@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from cellplm.corpus import schema
+from cellplm.corpus import manifest, schema
 from cellplm.corpus.reader import Corpus, Part
 from cellplm.corpus.writer import PartWriter
 from cellplm.errors import ConflictError, InputError, MissingFileError, NotACorpusError
@@ -308,6 +308,24 @@ def test_a_failure_while_writing_leaves_the_corpus_as_it_was(
         with pytest.raises(OSError, match="No space"):
             ingest_files([path], tmp_path / "new.zarr")
     assert not (tmp_path / "new.zarr").exists()
+
+
+def test_a_failure_after_the_commit_landed_keeps_the_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(tmp_path, make_adata())
+    path = write_h5ad(tmp_path / "b.h5ad", make_adata(seed=3))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "_write_hint", full)
+        with pytest.raises(OSError, match="No space"):
+            ingest_files([path], corpus.path)
+    parts = Corpus.open(corpus.path).parts
+    assert [p.entry.name for p in parts] == ["set0", "b"]
+    assert parts[1].to_anndata().n_obs == 100
 
 
 def test_two_writers_of_the_same_data_do_not_both_commit(
