@@ -27,8 +27,9 @@ SOURCES: dict[str, Reader] = {
 def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     """Look for data sets in files and, recursively, in folders.
 
-    Hidden files and Zarr groups are passed over. A file that is named directly brings the
-    files with it that make one data set together with it.
+    Hidden files are passed over; a Zarr folder counts as one file. Folders come before what is
+    below them, so that a reader may claim files of folders below. A file that is named
+    directly brings the files with it that make one data set together with it.
 
     Returns:
         The data sets with unique names, in the order of `paths`, and the files below the
@@ -41,13 +42,15 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     found: dict[Path, Found] = {}
     unclaimed: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            for files in _folders(path):
-                seen, rest = _claim(files)
+        if path.is_dir() and not is_zarr(path):
+            taken: set[Path] = set()
+            for entries in _folders(path):
+                seen, rest = _claim([entry for entry in entries if entry not in taken])
+                taken |= {file for one in seen for file in one.files}
                 found |= {one.path.resolve(): one for one in seen}
                 unclaimed += rest
-        elif path.is_file():
-            beside, _ = _claim(_files(path.parent, os.listdir(path.parent), also=path))
+        elif path.exists():
+            beside, _ = _claim(_entries(path.parent, os.listdir(path.parent), also=path))
             mine = [one for one in beside if path in one.files]
             if not mine:
                 raise InputError(why_not(path))
@@ -58,30 +61,39 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     return _with_unique_names(list(found.values())), [p for p in unclaimed if p not in claimed]
 
 
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr hierarchy, of version 2 or 3."""
+    marks = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+    named = path.suffix.lower() == ".zarr"
+    return path.is_dir() and (named or any((path / mark).is_file() for mark in marks))
+
+
 def why_not(path: Path) -> str:
     """Why a file is no data set, in one line; for the files that `find` says belong to none.
 
     A damaged table is among them: nobody can tell what a file is that cannot be read.
     """
-    return table.refusal(path) or (
+    told = (reader.refusal(path) for reader in SOURCES.values())
+    return next((reason for reason in told if reason), None) or (
         f"{path}: no data set that can be read; known formats are {', '.join(SOURCES)}"
     )
 
 
 def _folders(root: Path) -> list[list[Path]]:
-    """The visible files of every folder from `root` down, sorted."""
+    """The visible entries of every folder from `root` down, sorted."""
     folders = []
     for folder, below, names in os.walk(root):
-        below[:] = sorted(d for d in below if not d.startswith(".") and not d.endswith(".zarr"))
-        folders.append(_files(Path(folder), names))
+        zarrs = [name for name in below if is_zarr(Path(folder) / name)]
+        below[:] = sorted(name for name in below if name[0] != "." and name not in zarrs)
+        folders.append(_entries(Path(folder), [*names, *zarrs]))
     return folders
 
 
-def _files(folder: Path, names: Sequence[str], also: Path | None = None) -> list[Path]:
+def _entries(folder: Path, names: Sequence[str], also: Path | None = None) -> list[Path]:
     visible = {folder / name for name in names if not name.startswith(".")}
     if also is not None:
         visible.add(also)
-    return sorted(path for path in visible if path.is_file())
+    return sorted(path for path in visible if path.is_file() or is_zarr(path))
 
 
 def _claim(files: list[Path]) -> tuple[list[Found], list[Path]]:

@@ -1,17 +1,18 @@
 """What a reader hands on: one opened data set, and its counts as compressed blocks.
 
-A reader is two functions. `find` looks at the files of one folder and claims those
-that it knows together (a matrix and the metadata beside it are one data set);
-`open` reads the small tables (obs, var) and returns a `Source` whose `blocks`
-streams the counts. Blocks may run along cells (CSR files, cells x genes tables) or
-along features (CSC files, genes x cells tables): nothing downstream cares.
+A reader is two functions. `find` looks at the entries of one folder (files, and Zarr folders,
+which count as one file) and claims those that it knows together (a matrix and the metadata
+beside it are one data set); `open_source` reads the small tables (obs, var) and returns a
+`Source` whose `blocks` streams the counts. Blocks may run along cells (CSR files, cells x
+genes tables) or along features (CSC files, genes x cells tables): nothing downstream cares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -54,7 +55,8 @@ class Found:
     format: str
     path: Path
     files: tuple[Path, ...]
-    """Every file that belongs to it, `path` first; hashed into the provenance."""
+    """Every file that belongs to it, `path` first; hashed into the provenance. They may lie in
+    folders below or beside that of `path`; a Zarr folder stands for all that is in it."""
     name: str
 
 
@@ -66,6 +68,11 @@ class ReadOptions:
     """A layer name, or "X" or "raw"; None: look in the usual places."""
     species: str | None = None
     modality: Modality | None = None
+    coords: tuple[str, ...] | None = None
+    """Where positions are: the x and the y column of obs, or the one key of obsm. None: look in
+    the usual places."""
+    um_per_unit: float | None = None
+    """Micrometres a unit of the positions; None: what format, platform or column name say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +91,10 @@ class Source:
         modality: "srt" where cells have coordinates.
         platform: the instrument, where the format tells ("CosMx").
         coords_um: (n_obs, 2) float32 micrometres, or None. One frame per slide.
+        spots: whether a row is a place that holds several cells (Visium, ST), not one cell.
+        unfit: reason -> (n_obs,) bool, rows that the source itself marks as no good cells; they
+            stay in the part and belong to no tissue. A reason reads after a number of cells:
+            "marked as invalid (Valid = 0)", "outside the tissue (in_tissue = 0)".
         blocks: starts a fresh pass over the counts. All blocks of a pass share one axis and
             cover it once, in order.
         warnings: sentences for the report.
@@ -99,6 +110,8 @@ class Source:
     modality: Modality = "scrna"
     platform: str = "unknown"
     coords_um: NDArray[np.float32] | None = None
+    spots: bool = False
+    unfit: Mapping[str, NDArray[np.bool_]] = field(default_factory=lambda: MappingProxyType({}))
     blocks: Callable[[], Iterator[Block]]
     warnings: tuple[str, ...] = field(default=())
 
@@ -119,7 +132,13 @@ class Reader(Protocol):
     FORMAT: str
 
     def find(self, files: Sequence[Path]) -> list[Found]:
-        """Claim data sets among the files of one folder."""
+        """Claim data sets among the entries of one folder that no earlier reader claimed."""
+
+    def refusal(self, path: Path) -> str | None:
+        """Why an entry that looks like this format is no data set, in one line that names it.
+
+        None for one that is a data set, or that looks like another format.
+        """
 
     def open_source(self, found: Found, options: ReadOptions) -> Source:
         """Open one of them.

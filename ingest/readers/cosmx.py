@@ -58,6 +58,14 @@ def find(files: Sequence[Path]) -> list[Found]:
     ]
 
 
+def refusal(path: Path) -> str | None:
+    """Why a file named as of a CosMx export is no data set."""
+    match = NAME.match(path.name)
+    if match is None:
+        return None
+    return f"{path}: a file of a CosMx export without its *exprMat_file.csv"
+
+
 def open_source(found: Found, options: ReadOptions) -> Source:
     """Read the metadata and the cell keys of the matrix, and join them.
 

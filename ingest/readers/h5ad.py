@@ -64,6 +64,11 @@ def find(files: Sequence[Path]) -> list[Found]:
     ]
 
 
+def refusal(path: Path) -> str | None:
+    """None: every file of this name is claimed."""
+    return None
+
+
 def open_source(found: Found, options: ReadOptions) -> Source:
     """Read obs and var, choose where the counts are.
 

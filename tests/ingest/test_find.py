@@ -25,12 +25,12 @@ def test_a_folder_is_searched_to_its_depth_and_leftovers_are_told(tmp_path: Path
     assert others == [tmp_path / "cells" / "readme.md"]
 
 
-def test_hidden_files_and_zarr_groups_are_passed_over(tmp_path: Path) -> None:
-    for folder in ("corpus.zarr", ".cache"):
+def test_hidden_files_are_passed_over_and_a_zarr_folder_is_one_file(tmp_path: Path) -> None:
+    for folder in ("other.zarr", ".cache"):
         (tmp_path / folder).mkdir()
         write_text(tmp_path / folder / "m.csv", TABLE)
     write_text(tmp_path / "._m.csv", TABLE)
-    assert find([tmp_path]) == ([], [])
+    assert find([tmp_path]) == ([], [tmp_path / "other.zarr"])
 
 
 def test_a_named_file_brings_the_files_that_belong_to_it(tmp_path: Path) -> None:
