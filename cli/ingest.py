@@ -43,7 +43,9 @@ def ingest(
         Literal["fail", "skip"],
         typer.Option(help="fail: one bad data set, and nothing is written; skip: take the rest."),
     ] = "fail",
-    workers: Annotated[int, typer.Option(help="Shards written at the same time.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; as many as cores (up to 8) if not given.")
+    ] = None,
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,

@@ -135,6 +135,16 @@ def load(root: Path, number: int) -> Snapshot:
     return parse(raw, name=str(path))
 
 
+def parts_ever(root: Path) -> set[str]:
+    """Ids of the parts that any snapshot names.
+
+    Raises:
+        CorruptCorpusError: a snapshot cannot be read.
+    """
+    paths = sorted((root / schema.MANIFEST).glob("[0-9]*.json"))
+    return {part.id for path in paths for part in load(root, int(path.stem)).parts}
+
+
 def commit(root: Path, change: Change, *, operation: str, writer: str) -> Snapshot:
     """Commit `change` on top of the newest snapshot, whoever made that.
 

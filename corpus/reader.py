@@ -215,6 +215,11 @@ class Corpus:
         attributes = _check_root(self.path)
         return str(attributes["corpus_id"])
 
+    @property
+    def genes_path(self) -> Path:
+        """The file of the gene index."""
+        return self.path / self.snapshot.genes.path
+
     @cached_property
     def genes(self) -> GeneIndex:
         """The gene index that column numbers refer to."""

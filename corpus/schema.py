@@ -27,6 +27,7 @@ SHARD_VALUES = 32 * 1024 * 1024
 """Values in a whole shard of X/data and X/indices: few objects, long reads."""
 CHUNK_VALUES = 128 * 1024
 """Values in an inner chunk: what is wasted at either end of a window."""
+LZ4_LEVEL = 5
 INDPTR_CHUNK = 16 * 1024
 TABLE_CHUNK = 64 * 1024
 NNZ_PREFIX_ROWS = 1024
@@ -45,13 +46,32 @@ class ArraySpec:
         dtype: NumPy dtype.
         chunk: values in an inner chunk.
         shard: values in a shard, a multiple of `chunk`.
-        codecs: what compresses an inner chunk; crc32c is the last.
+        shuffle: what blosc-lz4 does before it compresses an inner chunk; None: no blosc.
+        zstd: whether zstd compresses instead.
     """
 
     dtype: np.dtype[Any]
     chunk: int
     shard: int
-    codecs: tuple[Any, ...]
+    shuffle: Literal["shuffle", "bitshuffle"] | None = None
+    zstd: bool = False
+
+    @property
+    def codecs(self) -> tuple[Any, ...]:
+        """What becomes of an inner chunk; crc32c is the last."""
+        if self.zstd:
+            return table_codecs()
+        if self.shuffle is None:
+            return (Crc32cCodec(),)
+        return (
+            BloscCodec(
+                cname="lz4",
+                clevel=LZ4_LEVEL,
+                shuffle=self.shuffle,
+                typesize=self.dtype.itemsize,
+            ),
+            Crc32cCodec(),
+        )
 
 
 def index_dtype(n_vars: int) -> np.dtype[Any]:
@@ -67,23 +87,21 @@ def count_dtype(max_count: int) -> np.dtype[Any]:
 def data_spec(max_count: int, nnz: int, profile: Profile) -> ArraySpec:
     """Layout of X/data."""
     dtype = count_dtype(max_count)
-    codecs: tuple[Any, ...] = (Crc32cCodec(),)
-    if profile == "balanced":
-        codecs = (_lz4(dtype, bits=dtype.itemsize == 1), Crc32cCodec())
-    return _values(dtype, nnz, codecs)
+    if profile == "fast":
+        return _values(dtype, nnz, None)
+    return _values(dtype, nnz, "bitshuffle" if dtype.itemsize == 1 else "shuffle")
 
 
 def indices_spec(n_vars: int, nnz: int) -> ArraySpec:
     """Layout of X/indices."""
-    dtype = index_dtype(n_vars)
-    return _values(dtype, nnz, (_lz4(dtype, bits=False), Crc32cCodec()))
+    return _values(index_dtype(n_vars), nnz, "shuffle")
 
 
 def indptr_spec(n_obs: int) -> ArraySpec:
     """Layout of X/indptr."""
     chunk = min(INDPTR_CHUNK, n_obs + 1)
     shard = chunk * -(-(n_obs + 1) // chunk)
-    return ArraySpec(dtype=np.dtype(np.int64), chunk=chunk, shard=shard, codecs=table_codecs())
+    return ArraySpec(dtype=np.dtype(np.int64), chunk=chunk, shard=shard, zstd=True)
 
 
 def table_codecs() -> tuple[Any, ...]:
@@ -91,16 +109,9 @@ def table_codecs() -> tuple[Any, ...]:
     return (ZstdCodec(level=3), Crc32cCodec())
 
 
-def _values(dtype: np.dtype[Any], nnz: int, codecs: tuple[Any, ...]) -> ArraySpec:
+def _values(
+    dtype: np.dtype[Any], nnz: int, shuffle: Literal["shuffle", "bitshuffle"] | None
+) -> ArraySpec:
     chunk = max(1, min(CHUNK_VALUES, nnz))
     shard = min(SHARD_VALUES, chunk * max(1, -(-nnz // chunk)))
-    return ArraySpec(dtype=dtype, chunk=chunk, shard=shard, codecs=codecs)
-
-
-def _lz4(dtype: np.dtype[Any], *, bits: bool) -> BloscCodec:
-    return BloscCodec(
-        cname="lz4",
-        clevel=5,
-        shuffle="bitshuffle" if bits else "shuffle",
-        typesize=dtype.itemsize,
-    )
+    return ArraySpec(dtype=dtype, chunk=chunk, shard=shard, shuffle=shuffle)

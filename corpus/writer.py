@@ -1,8 +1,7 @@
 """Write one part: a valid AnnData Zarr group, complete before any snapshot names it.
 
-Shards of X are written whole, each by one caller, so several may be written at once.
-Consolidated metadata come last: an array replaced afterwards would make AnnData read
-X = None without a word.
+Shards of X are written whole, each by one caller, so several may be written at once, before or
+after all the rest.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from cellplm.corpus import schema
+from cellplm.corpus import schema, shard
 from cellplm.corpus.manifest import ObjectRef, sync_folder, sync_write
 
 
@@ -40,7 +40,7 @@ class PartWriter:
         max_count: int,
         profile: schema.Profile = "balanced",
     ) -> None:
-        """Create the empty arrays of X.
+        """Nothing is written yet; a writer can be sent to other processes.
 
         Args:
             root: the corpus.
@@ -54,22 +54,11 @@ class PartWriter:
         self.root = root
         self.part_id = part_id
         self.path = root / schema.PARTS / part_id
+        self.n_obs = n_obs
+        self.n_vars = n_vars
         self.nnz = nnz
         self._data_spec = schema.data_spec(max_count, nnz, profile)
         self._indices_spec = schema.indices_spec(n_vars, nnz)
-        self._group = zarr.create_group(self.path, zarr_format=3)
-        self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        x = self._group.create_group(
-            "X",
-            attributes={
-                "encoding-type": "csr_matrix",
-                "encoding-version": "0.1.0",
-                "shape": [n_obs, n_vars],
-            },
-        )
-        self._data = _create(x, "data", nnz, self._data_spec)
-        self._indices = _create(x, "indices", nnz, self._indices_spec)
-        self._indptr = _create(x, "indptr", n_obs + 1, schema.indptr_spec(n_obs))
 
     @property
     def data_dtype(self) -> np.dtype[Any]:
@@ -87,58 +76,84 @@ class PartWriter:
         return self._data_spec.shard
 
     @property
+    def chunk_values(self) -> int:
+        """Values in an inner chunk of X/data and X/indices."""
+        return self._data_spec.chunk
+
+    @property
     def n_shards(self) -> int:
         """Shards of X/data and X/indices."""
         return -(-self.nnz // self.shard_values)
 
     def write_shard(
-        self, number: int, data: NDArray[np.unsignedinteger], indices: NDArray[np.unsignedinteger]
+        self,
+        number: int,
+        runs: Iterable[tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]],
     ) -> None:
-        """Write one whole shard of X/data and of X/indices; safe from several threads.
+        """Write one whole shard of X/data and of X/indices; safe from several processes.
 
         Args:
             number: which shard.
-            data: its counts, in `data_dtype`.
-            indices: their columns, in `indices_dtype`, ascending within a row.
+            runs: its counts, in `data_dtype`, and their columns, in `indices_dtype` and
+                ascending within a row; in runs of whole chunks, but for the last.
         """
-        start = number * self.shard_values
-        stop = min(self.nnz, start + self.shard_values)
-        if data.size != stop - start or indices.size != data.size:
-            raise ValueError(f"shard {number} takes {stop - start} values, not {data.size}")
-        self._data[start:stop] = data
-        self._indices[start:stop] = indices
-
-    def write_indptr(self, indptr: NDArray[np.int64]) -> None:
-        """Write X/indptr, (n_obs + 1,)."""
-        self._indptr[:] = indptr
+        expected = min(self.shard_values, self.nnz - number * self.shard_values)
+        paths = [self.path / "X" / name / "c" / str(number) for name in ("data", "indices")]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # A task may run twice at the same time: each writes files of its own.
+        mark = uuid.uuid4().hex
+        temporary = [path.with_name(f".{number}.{mark}.tmp") for path in paths]
+        n_values = 0
+        with temporary[0].open("wb") as data_file, temporary[1].open("wb") as indices_file:
+            data = shard.Encoder(data_file, self._data_spec)
+            indices = shard.Encoder(indices_file, self._indices_spec)
+            for counts, columns in runs:
+                data.add(counts)
+                indices.add(columns)
+                n_values += counts.size
+            data.close()
+            indices.close()
+        if n_values != expected:
+            raise ValueError(f"shard {number} takes {expected} values, not {n_values}")
+        for path, written in zip(paths, temporary, strict=True):
+            written.replace(path)
 
     def write_tables(
         self,
         *,
+        indptr: NDArray[np.int64],
         obs: pd.DataFrame,
         var: pd.DataFrame,
         coords_um: NDArray[np.float32] | None,
         provenance: Mapping[str, Any],
     ) -> None:
-        """Write what stands beside X.
+        """Write all but the shards of X.
 
         Args:
+            indptr: (n_obs + 1,) of X.
             obs: rows in the part's order.
             var: columns in the part's order, unique index.
             coords_um: (n_obs, 2) for SRT, else None.
             provenance: goes to uns/cellplm as one JSON string.
         """
+        # Made in memory and then written: half the CPU seconds of as many small files made one
+        # by one, and the consolidated metadata come last.
+        objects: dict[str, Any] = {}
+        group = zarr.create_group(zarr.storage.MemoryStore(objects), zarr_format=3)
+        group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        self._make_x(group, indptr)
         codecs = {"compressors": list(schema.table_codecs())}
         with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
             warnings.filterwarnings("ignore", message="zarr v3 autosharding")
-            ad.io.write_elem(self._group, "obs", obs, dataset_kwargs=codecs)
-            ad.io.write_elem(self._group, "var", var, dataset_kwargs=codecs)
+            ad.io.write_elem(group, "obs", obs, dataset_kwargs=codecs)
+            ad.io.write_elem(group, "var", var, dataset_kwargs=codecs)
             uns = {"cellplm": json.dumps(provenance)}
-            ad.io.write_elem(self._group, "uns", uns)
-            ad.io.write_elem(self._group, "obsm", {})
+            ad.io.write_elem(group, "uns", uns)
+            ad.io.write_elem(group, "obsm", {})
         if coords_um is not None:
             # Not through write_elem: in one chunk, a window would decode the whole slide.
-            spatial = self._group["obsm"].create_array(  # type: ignore[union-attr]
+            spatial = group["obsm"].create_array(  # type: ignore[union-attr]
                 "spatial",
                 shape=coords_um.shape,
                 dtype=np.float32,
@@ -148,20 +163,40 @@ class PartWriter:
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             )
             spatial[:] = coords_um
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(group.store)
+        for name, value in objects.items():
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(value.to_bytes())
+
+    def _make_x(self, group: zarr.Group, indptr: NDArray[np.int64]) -> None:
+        x = group.create_group(
+            "X",
+            attributes={
+                "encoding-type": "csr_matrix",
+                "encoding-version": "0.1.0",
+                "shape": [self.n_obs, self.n_vars],
+            },
+        )
+        _create(x, "data", self.nnz, self._data_spec)
+        _create(x, "indices", self.nnz, self._indices_spec)
+        _create(x, "indptr", self.n_obs + 1, schema.indptr_spec(self.n_obs))[:] = indptr
 
     def finish(self) -> ObjectRef:
-        """Consolidate, sync every object, and write their list.
+        """Sync every object, and write their list.
 
         Returns:
             Where the list of objects is, and its hash.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Consolidated metadata")
-            zarr.consolidate_metadata(self._group.store)
         objects = []
         for folder, _, names in sorted(os.walk(self.path)):
             for name in sorted(names):
                 path = Path(folder) / name
+                if name.endswith(".tmp"):  # of a task whose worker died
+                    path.unlink()
+                    continue
                 size, sha256 = hash_file(path, sync=True)
                 relative = path.relative_to(self.root).as_posix()
                 objects.append({"path": relative, "size": size, "sha256": sha256})
@@ -172,11 +207,12 @@ class PartWriter:
             json.dumps({"objects": objects}, indent=0).encode(),
         )
 
-    def abandon(self) -> None:
-        """Delete what was written; for a part that no snapshot will name."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        for suffix in (".npz", ".objects.json"):
-            (self.root / schema.INDEX / f"{self.part_id}{suffix}").unlink(missing_ok=True)
+
+def abandon(root: Path, part_id: str) -> None:
+    """Delete what was written of a part that no snapshot will name."""
+    shutil.rmtree(root / schema.PARTS / part_id, ignore_errors=True)
+    for suffix in (".npz", ".objects.json"):
+        (root / schema.INDEX / f"{part_id}{suffix}").unlink(missing_ok=True)
 
 
 def write_object(root: Path, path: str, raw: bytes) -> ObjectRef:

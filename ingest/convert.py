@@ -1,41 +1,39 @@
-"""Raw files into a corpus: plan every data set, then write and commit one after the other.
+"""Raw files into a corpus: bring every data set, then commit them in the order they were found.
 
-With on_error "fail" nothing is written until every data set was checked whole. A part is
-complete and synced before the snapshot that names it; whatever stops the work before that
-leaves the corpus as it was.
+Data sets are brought side by side on the workers of a pool (ingest/pool.py); this module hands
+out the tasks, decides in order what is a duplicate, and commits. A part is complete and
+synced before the snapshot that names it; whatever stops the work before that leaves the corpus
+as it was. With on_error "fail" nothing is committed before every data set was brought.
 """
 
 from __future__ import annotations
 
-import re
-import time
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import version
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from dask.base import compute
-from dask.delayed import delayed
-
-from cellplm.corpus import index as part_index
-from cellplm.corpus import manifest, schema
+from cellplm.corpus import manifest
 from cellplm.corpus.genes import GeneIndex
-from cellplm.corpus.index import PartIndex
-from cellplm.corpus.manifest import PartEntry, Snapshot
+from cellplm.corpus.manifest import PartEntry, Snapshot, SourceFile
 from cellplm.corpus.reader import Corpus
-from cellplm.corpus.writer import PartWriter, write_object
-from cellplm.errors import ConflictError, InputError
+from cellplm.errors import CellplmError, ConflictError, InputError
+from cellplm.ingest import bring as tasks
+from cellplm.ingest.bring import Brought, Job, Shards
 from cellplm.ingest.find import find, why_not
 from cellplm.ingest.lease import Lease
-from cellplm.ingest.plan import IngestOptions, Planned, hash_sources, plan_data_set
+from cellplm.ingest.options import IngestOptions
+from cellplm.ingest.pool import Here, pool, workers_for
 from cellplm.ingest.report import Ingested, IngestReport, Left
-from cellplm.ingest.sort import assemble, spill
 from cellplm.ingest.source import Found
-from cellplm.ingest.tables import obs_table, var_table
 from cellplm.logs import OnProgress, Progress, ignore
+
+DEAL_PIECES = 16
+"""Pieces that one task deals to shards."""
 
 
 def ingest_files(
@@ -49,62 +47,52 @@ def ingest_files(
     """Find data sets under `paths` and bring them into the corpus at `out`.
 
     Args:
-        paths: files and folders.
+        paths: files, folders, archives and addresses.
         out: a corpus, or a path where none is yet.
         options: how to read and sort them.
         dry_run: only plan; nothing is written.
-        on_progress: called now and then.
+        on_progress: called now and then, from one thread at a time.
 
     Returns:
         What came in, what was skipped as already there, what was refused and why.
 
     Raises:
-        InputError: a data set is refused and on_error is "fail"; nothing was written.
+        InputError: a data set is refused and on_error is "fail"; nothing was committed.
         NotACorpusError: `out` is something else.
     """
     options = options or IngestOptions()
     root = Path(out)
     corpus = Corpus.open(root) if root.exists() else None
     genes = corpus.genes if corpus else GeneIndex.bundled()
-    known = _Known(corpus.snapshot if corpus else None, options.allow_duplicate)
     found, others = find([Path(path) for path in paths])
     if not found:
         listed = ", ".join(str(path) for path in paths)
         first = f" The first: {why_not(others[0])}" if others else ""
         raise InputError(f"{listed}: no data set found in {len(others)} files.{first}")
-    ready: list[tuple[Found, Planned, float]] = []
-    skipped: list[Left] = []
-    refused: list[Left] = []
-    for each in found:
-        began = time.monotonic()
-        try:
-            planned = _plan(each, options, genes, known, on_progress)
-        except _Skipped as skip:
-            skipped.append(Left(name=each.name, source=str(each.path), reason=str(skip)))
-        except InputError as error:
-            if options.on_error == "fail":
-                raise
-            refused.append(Left(name=each.name, source=str(each.path), reason=str(error)))
-        else:
-            ready.append((each, planned, time.monotonic() - began))
-    done: list[Ingested] = []
-    snapshot = corpus.snapshot.snapshot if corpus else None
-    if dry_run:
-        done = [_describe(each, planned, s, planned.source.name) for each, planned, s in ready]
-    elif ready:
-        with Lease(root, genes) as lease:
-            for each, planned, seconds in ready:
-                began = time.monotonic()
-                committed = _convert(root, planned, options, lease, on_progress)
-                entry = committed.parts[-1]
-                seconds += time.monotonic() - began
-                done.append(_describe(each, planned, seconds, entry.name))
-                snapshot = committed.snapshot
+    n_bytes = sum(_size(path) for each in found for path in each.files)
+    workers = workers_for(options.workers, n_bytes)
+    with (
+        _workplace(None if dry_run else root, genes) as workplace,
+        pool(workers, options.scheduler) as executor,
+    ):
+        run = _Run(
+            root=root,
+            options=options,
+            dry_run=dry_run,
+            workplace=workplace,
+            genes=corpus.genes_path if corpus else None,
+            executor=executor,
+            on_progress=on_progress,
+        )
+        ledger = _Ledger(run, corpus.snapshot if corpus else None)
+        for each, outcome in _side_by_side(run, ledger, found, workers):
+            ledger.enter(each, outcome)
+        ledger.close()
     return IngestReport(
-        snapshot=snapshot,
-        ingested=tuple(done),
-        skipped=tuple(skipped),
-        refused=tuple(refused),
+        snapshot=ledger.snapshot.snapshot if ledger.snapshot else None,
+        ingested=tuple(ledger.ingested),
+        skipped=tuple(ledger.skipped),
+        refused=tuple(ledger.refused),
         other_files=tuple(
             Left(name=path.name, source=str(path), reason=why_not(path)) for path in others
         ),
@@ -115,227 +103,231 @@ class _Skipped(Exception):
     """The data set is in the corpus already."""
 
 
-class _Known:
-    """What the corpus holds, and what this run is about to add to it."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """What stays the same for every data set of a call."""
 
-    def __init__(self, snapshot: Snapshot | None, allow_duplicate: bool) -> None:
-        self.allow_duplicate = allow_duplicate
+    root: Path
+    options: IngestOptions
+    dry_run: bool
+    workplace: Path
+    genes: Path | None
+    executor: Executor
+    on_progress: OnProgress
+
+    def say(self, what: str, done: int = 0, total: int = 0) -> None:
+        self.on_progress(Progress(what=what, done=done, total=total))
+
+
+class _Ledger:
+    """Decides, in order, what becomes of each data set, and commits."""
+
+    def __init__(self, run: _Run, snapshot: Snapshot | None) -> None:
+        self.run = run
+        self.snapshot = snapshot
+        self.ingested: list[Ingested] = []
+        self.skipped: list[Left] = []
+        self.refused: list[Left] = []
+        self.waiting: list[tuple[Ingested, PartEntry]] = []
         parts = snapshot.parts if snapshot else ()
-        self.sources = {frozenset(s.sha256 for s in part.sources): part.name for part in parts}
-        self.content = {part.content: part.name for part in parts}
+        self._sources = {frozenset(s.sha256 for s in part.sources): part.name for part in parts}
+        self._content = {part.content: part.name for part in parts}
+        self._names = {part.name for part in parts}
 
-    def check_sources(self, sources: Sequence[manifest.SourceFile]) -> None:
-        name = self.sources.get(frozenset(source.sha256 for source in sources))
-        if name and not self.allow_duplicate:
+    def check_sources(self, sources: Sequence[SourceFile]) -> None:
+        """Raise _Skipped for files that the corpus was made of before this call."""
+        name = self._sources.get(frozenset(source.sha256 for source in sources))
+        if name and not self.run.options.allow_duplicate:
             raise _Skipped(f"already in as {name!r}: the same files")
 
-    def check_content(self, planned: Planned) -> None:
-        name = self.content.get(planned.content)
-        if name and not self.allow_duplicate:
+    def enter(self, found: Found, outcome: Future[tuple[tuple[SourceFile, ...], Brought]]) -> None:
+        """Take in what became of the next data set."""
+        left = Left(name=found.name, source=str(found.path), reason="")
+        try:
+            sources, brought = outcome.result()
+            self.check_sources(sources)
+            self._check_content(sources, brought)
+        except _Skipped as skip:
+            self.skipped.append(replace(left, reason=str(skip)))
+            return
+        except InputError as error:
+            if self.run.options.on_error == "fail":
+                raise
+            self.refused.append(replace(left, reason=str(error)))
+            return
+        if brought.entry is None:
+            name = _unique(brought.told.name, self._names)
+            self.ingested.append(replace(brought.told, name=name))
+            return
+        self.waiting.append((brought.told, brought.entry))
+        if self.run.options.on_error == "skip" and not self.run.options.atomic:
+            self._commit()
+
+    def close(self) -> None:
+        """Commit what was waiting for all others."""
+        self._commit()
+
+    def _check_content(self, sources: Sequence[SourceFile], brought: Brought) -> None:
+        name = self._content.get(brought.content)
+        if name and not self.run.options.allow_duplicate:
+            # Its part, if it has one, is cleared when the lease ends.
             raise _Skipped(f"already in as {name!r}: the same counts in every cell")
-        self.content[planned.content] = planned.source.name
-        self.sources[frozenset(s.sha256 for s in planned.sources)] = planned.source.name
+        self._content[brought.content] = brought.told.name
+        self._sources[frozenset(source.sha256 for source in sources)] = brought.told.name
+
+    def _commit(self) -> None:
+        groups = [self.waiting] if self.run.options.atomic else [[each] for each in self.waiting]
+        self.waiting = []
+        for group in groups if groups != [[]] else []:
+            entries = [entry for _, entry in group]
+            change = _add(entries, allow_duplicate=self.run.options.allow_duplicate)
+            self.snapshot = manifest.commit(
+                self.run.root, change, operation="ingest", writer=self.run.workplace.name
+            )
+            names = [part.name for part in self.snapshot.parts[-len(group) :]]
+            self.ingested += [
+                replace(told, name=name) for (told, _), name in zip(group, names, strict=True)
+            ]
 
 
-def _plan(
-    found: Found, options: IngestOptions, genes: GeneIndex, known: _Known, on_progress: OnProgress
-) -> Planned:
-    sources = hash_sources(found)
-    known.check_sources(sources)
-    what = f"check {found.name}"
-    on_progress(Progress(what=what, done=0, total=0))
-    on_rows = _counter(on_progress, what)
-    planned = plan_data_set(found, sources, options, genes, on_rows)
-    known.check_content(planned)
-    return planned
+@contextmanager
+def _workplace(root: Path | None, genes: GeneIndex) -> Iterator[Path]:
+    """A folder for temporary files: in the corpus, or (to plan only) the system's."""
+    if root is None:
+        with tempfile.TemporaryDirectory(prefix="cellplm-") as folder:
+            yield Path(folder)
+    else:
+        with Lease(root, genes) as lease:
+            yield lease.workplace
 
 
-def _counter(on_progress: OnProgress, what: str) -> Callable[[int], None]:
+def _side_by_side(
+    run: _Run, ledger: _Ledger, found: Sequence[Found], workers: int
+) -> Iterator[tuple[Found, Future[tuple[tuple[SourceFile, ...], Brought]]]]:
+    """Every data set with what became of it, in order, while others are at work."""
+    if isinstance(run.executor, Here):
+        for each in found:
+            yield each, run.executor.submit(_one, run, ledger, each)
+        return
+    # A thread a data set hands out its tasks and waits for them; the work is in the pool.
+    with ThreadPoolExecutor(max_workers=max(workers, 2)) as threads:
+        outcomes = [(each, threads.submit(_one, run, ledger, each)) for each in found]
+        try:
+            yield from outcomes
+        finally:
+            for _, outcome in outcomes:
+                outcome.cancel()
+
+
+def _one(run: _Run, ledger: _Ledger, found: Found) -> tuple[tuple[SourceFile, ...], Brought]:
+    """Bring one data set, all its tasks one after the other."""
+    try:
+        found, options = run.options.of(found)
+        sources = run.executor.submit(tasks.hash_sources, found).result()
+        ledger.check_sources(sources)
+        what = f"check {found.name}" if run.dry_run else f"read {found.name}"
+        run.say(what)
+        job = Job(
+            found=found,
+            shown=str(found.path),
+            sources=sources,
+            options=options,
+            genes=run.genes,
+            root=None if run.dry_run else run.root,
+            workplace=run.workplace,
+        )
+        here = isinstance(run.executor, Here)
+        on_rows = _counter(run, what) if here else None
+        brought: Brought = run.executor.submit(tasks.bring, job, on_rows).result()
+        if brought.shards is not None:
+            brought = _with_shards(run, brought, brought.shards)
+        return sources, brought
+    except BrokenProcessPool:
+        raise CellplmError(
+            f"{found.path}: a worker process died, perhaps for lack of memory; use fewer --workers."
+        ) from None
+
+
+def _with_shards(run: _Run, brought: Brought, shards: Shards) -> Brought:
+    """Write the shards of a large part, as tasks, and finish it."""
+    writer, entry = brought.writer, brought.entry
+    assert writer is not None
+    assert entry is not None
+    pieces = [list(_pick(shards.pieces, each)) for each in shards.of_shard or ()]
+    if shards.of_shard is None:
+        pieces = _dealt(run, brought, shards)
+    what = f"write {brought.told.name}"
+    submit = run.executor.submit
+    futures = [
+        submit(tasks.write_shards, [number], [mine], shards.layout, writer)
+        for number, mine in enumerate(pieces)
+    ]
+    for number, future in enumerate(futures):
+        future.result()
+        if shards.of_shard is None:
+            for path in pieces[number]:
+                path.unlink(missing_ok=True)
+        run.say(what, number + 1, len(futures))
+    shutil.rmtree(shards.layout.parent, ignore_errors=True)
+    objects = submit(tasks.finish, writer).result()
+    return replace(brought, entry=replace(entry, objects=objects), shards=None)
+
+
+def _dealt(run: _Run, brought: Brought, shards: Shards) -> list[list[Path]]:
+    """The files that each shard needs, once the pieces are dealt."""
+    writer = brought.writer
+    assert writer is not None
+    groups = [
+        shards.pieces[start : start + DEAL_PIECES]
+        for start in range(0, len(shards.pieces), DEAL_PIECES)
+    ]
+    futures = [run.executor.submit(tasks.deal, each, shards.layout, writer) for each in groups]
+    out: list[list[Path]] = [[] for _ in range(writer.n_shards)]
+    for number, (group, future) in enumerate(zip(groups, futures, strict=True)):
+        for shard, path in future.result().items():
+            out[shard].append(path)
+        for path in group:
+            path.unlink()
+        run.say(f"sort {brought.told.name}", number + 1, len(groups))
+    return out
+
+
+def _pick(paths: Sequence[Path], numbers: Sequence[int]) -> Iterator[Path]:
+    return (paths[number] for number in numbers)
+
+
+def _counter(run: _Run, what: str) -> Callable[[int], None]:
     def on_rows(done: int) -> None:
-        on_progress(Progress(what=what, done=done, total=0))
+        run.say(what, done)
 
     return on_rows
 
 
-def _convert(
-    root: Path,
-    planned: Planned,
-    options: IngestOptions,
-    lease: Lease,
-    on_progress: OnProgress,
-) -> Snapshot:
-    """Write one planned data set as a part, and commit it."""
-    source = planned.source
-    part_id = f"{_slug(source.name)}-{uuid.uuid4().hex[:12]}"
-    lease.beat(part_id)
-    writer = PartWriter(
-        root,
-        part_id,
-        n_obs=source.n_obs,
-        n_vars=source.n_vars,
-        nnz=planned.nnz,
-        max_count=planned.scanned.max_count,
-        profile=options.profile,
-    )
-    try:
-        report = _counter(on_progress, f"sort {source.name}")
-
-        def along(done: int) -> None:
-            lease.beat()
-            report(done)
-
-        folder = lease.spill / part_id
-        folder.mkdir()
-        files = spill(source, planned.layout, writer, folder, along)
-        _assemble_all(files, planned, writer, options.workers, lease, on_progress)
-        folder.rmdir()
-        writer.write_indptr(planned.layout.indptr)
-        coords = None
-        if source.modality == "srt" and source.coords_um is not None:
-            coords = source.coords_um[planned.row_order]
-        obs = obs_table(planned)
-        writer.write_tables(
-            obs=obs,
-            var=var_table(planned),
-            coords_um=coords,
-            provenance=_provenance(planned, options),
-        )
-        index = part_index.to_bytes(_index(planned, coords))
-        index_ref = write_object(root, f"{schema.INDEX}/{part_id}.npz", index)
-        objects_ref = writer.finish()
-        entry = PartEntry(
-            id=part_id,
-            path=f"{schema.PARTS}/{part_id}",
-            name=source.name,
-            modality=source.modality,
-            platform=source.platform,
-            species=planned.genes.species,
-            n_obs=source.n_obs,
-            n_kept=int(planned.kept.sum()),
-            n_vars=source.n_vars,
-            n_genes=planned.genes.counts.get("gene", 0),
-            nnz=planned.nnz,
-            n_tissues=planned.tissues.start.size,
-            content=planned.content,
-            sources=planned.sources,
-            index=index_ref,
-            objects=objects_ref,
-        )
-        add = _add(entry, allow_duplicate=options.allow_duplicate)
-        return manifest.commit(root, add, operation="ingest", writer=lease.write_id)
-    except BaseException:
-        # The commit may have landed before what failed: a part that is named stays.
-        if all(part.id != part_id for part in manifest.latest(root).parts):
-            writer.abandon()
-        raise
-
-
-def _assemble_all(
-    files: Sequence[Path],
-    planned: Planned,
-    writer: PartWriter,
-    workers: int,
-    lease: Lease,
-    on_progress: OnProgress,
-) -> None:
-    """Phase 3 of the sort: shards are independent tasks of a Dask graph."""
-    finished = 0
-
-    def one(number: int, path: Path) -> None:
-        nonlocal finished
-        assemble(number, path, planned.layout, writer)
-        finished += 1
-        lease.beat()
-        what = f"write {planned.source.name}"
-        on_progress(Progress(what=what, done=finished, total=len(files)))
-
-    tasks = [delayed(one, pure=False)(k, path) for k, path in enumerate(files)]
-    compute(*tasks, scheduler="threads", num_workers=workers)  # type: ignore[no-untyped-call]
-
-
-def _add(entry: PartEntry, *, allow_duplicate: bool) -> manifest.Change:
+def _add(entries: Sequence[PartEntry], *, allow_duplicate: bool) -> manifest.Change:
     def change(parent: Snapshot) -> Snapshot:
-        for part in parent.parts:
-            if part.content == entry.content and not allow_duplicate:
-                raise ConflictError(
-                    f"{entry.name}: another writer has just committed the same data as "
-                    f"{part.name!r}."
-                )
+        for entry in entries:
+            for part in parent.parts:
+                if part.content == entry.content and not allow_duplicate:
+                    raise ConflictError(
+                        f"{entry.name}: another writer has just committed the same data as "
+                        f"{part.name!r}."
+                    )
         names = {part.name for part in parent.parts}
-        name, number = entry.name, 2
-        while name in names:
-            name, number = f"{entry.name}-{number}", number + 1
-        return replace(parent, parts=(*parent.parts, replace(entry, name=name)))
+        named = [replace(entry, name=_unique(entry.name, names)) for entry in entries]
+        return replace(parent, parts=(*parent.parts, *named))
 
     return change
 
 
-def _index(planned: Planned, coords_um: np.ndarray[Any, np.dtype[np.float32]] | None) -> PartIndex:
-    table, indptr = planned.tissues, planned.layout.indptr
-    origin = np.full((table.start.size, 2), np.nan, dtype=np.float32)
-    extent = origin.copy()
-    if coords_um is not None:
-        for number, (start, stop) in enumerate(zip(table.start, table.stop, strict=True)):
-            origin[number] = coords_um[start:stop].min(axis=0)
-            extent[number] = coords_um[start:stop].max(axis=0) - origin[number]
-    library_size = planned.scanned.library_size[planned.row_order]
-    narrow = np.uint32 if library_size.max(initial=0) < 2**32 else np.uint64
-    return PartIndex(
-        tissue_start=table.start,
-        tissue_stop=table.stop,
-        tissue_nnz=indptr[table.stop] - indptr[table.start],
-        tissue_sample=table.sample,
-        tissue_fov=table.fov,
-        tissue_origin_um=origin,
-        tissue_extent_um=extent,
-        nnz_prefix=part_index.nnz_prefix(indptr),
-        gene_number=planned.genes.gene_number[planned.column_order].astype(np.int32),
-        library_size=library_size.astype(narrow),
-    )
+def _unique(name: str, names: set[str]) -> str:
+    """The name, numbered if it is among `names`, which get it."""
+    out, number = name, 2
+    while out in names:
+        out, number = f"{name}-{number}", number + 1
+    names.add(out)
+    return out
 
 
-def _provenance(planned: Planned, options: IngestOptions) -> dict[str, Any]:
-    source, genes = planned.source, planned.genes
-    return {
-        "engine": version("cellplm-engine"),
-        "format": source.format,
-        "sources": [asdict(each) for each in planned.sources],
-        "options": asdict(options),
-        "counts_from": source.counts_from,
-        "looked_in": list(source.looked_in),
-        "rounded_values": planned.scanned.n_rounded,
-        "tissue_rule": planned.rule.rule,
-        "excluded_cells": planned.excluded,
-        "features": genes.counts,
-        "mapped_by": genes.how,
-        "ambiguous": list(genes.ambiguous),
-        "warnings": list(planned.warnings),
-    }
-
-
-def _describe(found: Found, planned: Planned, seconds: float, name: str) -> Ingested:
-    source, genes = planned.source, planned.genes
-    return Ingested(
-        name=name,
-        source=str(found.path),
-        format=source.format,
-        modality=source.modality,
-        species=genes.species,
-        platform=source.platform,
-        n_obs=source.n_obs,
-        n_kept=int(planned.kept.sum()),
-        n_vars=source.n_vars,
-        n_genes=genes.counts.get("gene", 0),
-        nnz=planned.nnz,
-        n_tissues=planned.tissues.start.size,
-        counts_from=source.counts_from,
-        tissue_rule=planned.rule.rule,
-        excluded_cells=planned.excluded,
-        features=genes.counts,
-        warnings=planned.warnings,
-        seconds=round(seconds, 2),
-    )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:40] or "part"
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -8,16 +8,46 @@ place where it was seen and a guess at what it is.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellplm.errors import CountsError, InputError
+from cellplm.ingest import kernels
 from cellplm.ingest.source import Block, Source
 
 TOLERANCE = 1e-6
 LARGEST = 2**32 - 1
+
+
+def refuse(source: Source, block: Block, at: int, fault: int) -> NoReturn:
+    """Say what is wrong with one value of a block.
+
+    Args:
+        source: of the block.
+        block: as it was read.
+        at: position in its data.
+        fault: one of the faults of ingest/kernels.py.
+
+    Raises:
+        CountsError: it is no count.
+        InputError: its index is out of range, or its cell and feature have another value.
+    """
+    check = CountCheck(source)
+    if fault == kernels.FAULT_VALUE:
+        check._refuse(block, at)
+    if fault == kernels.FAULT_REPEAT:
+        raise InputError(
+            f"{source.files[0]}: {source.counts_from}: {check._place(block, at)} has two values; one "
+            "entry a cell and feature was expected. Sum or drop the repeated ones"
+        )
+    bound = source.n_vars if block.axis == "obs" else source.n_obs
+    raise InputError(
+        f"{source.files[0]}: {source.counts_from}: an index is {block.indices[at]}, but there are "
+        f"{bound} {'features' if block.axis == 'obs' else 'cells'}"
+    )
+
 
 # A diagnosis reads the source again to sum its cells; past this many values it goes without.
 DIAGNOSE_VALUES = 64 * 2**20
@@ -62,7 +92,7 @@ class CountCheck:
             return data.astype(np.uint32)
         if data.dtype == np.bool_ or np.issubdtype(data.dtype, np.integer):
             if data.min() < 0 or data.max() > LARGEST:
-                self._refuse(block, (data < 0) | (data > LARGEST))
+                self._refuse(block, int(np.argmax((data < 0) | (data > LARGEST))))
             return np.asarray(data, dtype=np.uint32)
         if not np.issubdtype(data.dtype, np.floating):
             raise CountsError(f"{self._where()}: values are of type {data.dtype}, not numbers")
@@ -74,14 +104,13 @@ class CountCheck:
             good = (np.abs(data - whole) <= TOLERANCE) & (whole >= 0) & (whole < LARGEST + 1)
             good &= data >= -TOLERANCE
         if not good.all():
-            self._refuse(block, ~good)
+            self._refuse(block, int(np.argmax(~good)))
         self.n_rounded += int(np.count_nonzero(whole != data))
         return np.asarray(whole, dtype=np.uint32)
 
-    def _refuse(self, block: Block, bad: NDArray[np.bool_]) -> None:
-        at = int(np.argmax(bad))
+    def _refuse(self, block: Block, at: int) -> NoReturn:
         value = block.data[at]
-        told = fault_of(block.data[bad]) or f"value {value:.6g}"
+        told = fault_of(block.data[at:]) or f"value {value:.6g}"
         guess = self._guess() if np.isfinite(value) and value >= 0 else ""
         looked = "; ".join(self._source.looked_in)
         raise CountsError(

@@ -1,55 +1,35 @@
-"""Decide everything about one data set before anything is written.
+"""Decide everything about one data set, in the one pass that reads its counts.
 
 Opens it, harmonises its genes, checks every count, finds its tissues and orders its rows.
-What comes out is enough to report (`--dry-run`) and to convert; what is wrong with the
-data set is found here, while the corpus is still untouched.
+What comes out is enough to report (`--dry-run`) and, with the counts in a stash, to write the
+part; what is wrong with the data set is found here, while the corpus is still untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellplm.corpus.genes import GeneIndex
 from cellplm.corpus.manifest import SourceFile
-from cellplm.corpus.schema import Modality, Profile
-from cellplm.corpus.writer import hash_file
-from cellplm.errors import ConfigError, InputError
+from cellplm.errors import InputError
 from cellplm.ingest import content
 from cellplm.ingest.find import SOURCES
 from cellplm.ingest.harmonise import Harmonised, harmonise
-from cellplm.ingest.sort import Layout, OnRows, Scan, lay_out, scan
-from cellplm.ingest.source import Found, ReadOptions, Source
+from cellplm.ingest.options import DataSetOptions
+from cellplm.ingest.options import IngestOptions as IngestOptions
+from cellplm.ingest.scan import Columns, OnRows, Scan, scan
+from cellplm.ingest.sort import Layout, lay_out
+from cellplm.ingest.source import Found, Source
+from cellplm.ingest.stash import Stash
 from cellplm.ingest.tissue import TissueRule, assign, order_within
 
 ORDER_SEED = 0
 """Of the shuffle within a scRNA tissue: the same file always makes the same part."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IngestOptions:
-    """What a user may say; see `cellplm ingest --help`."""
-
-    tissue_key: str | None = None
-    species: str | None = None
-    modality: Modality | None = None
-    counts: str | None = None
-    profile: Profile = "balanced"
-    min_counts: int = 5
-    allow_duplicate: bool = False
-    on_error: Literal["fail", "skip"] = "fail"
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        """Check what a type cannot."""
-        if self.min_counts < 0:
-            raise ConfigError(f"--min-counts {self.min_counts}: must not be negative.")
-        if self.workers < 1:
-            raise ConfigError(f"--workers {self.workers}: must be at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +47,11 @@ class Planned:
     """One data set, checked and laid out, with N cells and V features.
 
     Attributes:
-        source: opened; its blocks are read once more when it is converted.
+        source: opened; its blocks have been read.
         sources: its files with sizes and hashes.
         genes: what each feature is.
         scanned: sums per source row.
-        layout: destinations of rows and columns.
+        layout: destinations of rows.
         row_order: (N,) source rows in the part's order, cells without a tissue last.
         column_order: (V,) source columns in the part's order, genes first by their number.
         kept: (N,) bool in source order.
@@ -102,46 +82,39 @@ class Planned:
         return int(self.layout.indptr[-1])
 
 
-def hash_sources(found: Found) -> tuple[SourceFile, ...]:
-    """Size and sha256 of every file of a data set.
-
-    Raises:
-        InputError: one cannot be read.
-    """
-    out = []
-    for path in found.files:
-        try:
-            size, sha256 = hash_file(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-        out.append(SourceFile(path=path.name, size=size, sha256=sha256))
-    return tuple(out)
-
-
 def plan_data_set(
     found: Found,
     sources: Sequence[SourceFile],
-    options: IngestOptions,
+    options: DataSetOptions,
     index: GeneIndex,
+    folder: Path | None,
     on_rows: OnRows,
-) -> Planned:
+) -> tuple[Planned, Stash]:
     """Open, check and lay out one data set.
 
     Args:
         found: what was seen on disk.
         sources: its hashed files.
-        options: from the user.
+        options: that hold for it.
         index: the corpus's genes.
+        folder: for counts that do not fit in memory; None: they are only checked.
         on_rows: called with the rows (or columns) read so far.
+
+    Returns:
+        The plan, and the counts.
 
     Raises:
         InputError: with one line that names the file and the fault.
     """
-    read = ReadOptions(counts=options.counts, species=options.species, modality=options.modality)
-    source = SOURCES[found.format].open_source(found, read)
+    source = SOURCES[found.format].open_source(found, options.read)
     if source.n_obs == 0 or source.n_vars == 0:
         raise InputError(
             f"{found.path}: {source.n_obs} cells and {source.n_vars} features; nothing to ingest."
+        )
+    if source.spots and not options.allow_spots:
+        raise InputError(
+            f"{found.path}: its {source.n_obs:,} rows are spots that hold several cells each "
+            f"({source.platform}), not cells; to take them in all the same, pass --allow-spots."
         )
     genes = _harmonise(found, source, options, index)
     rule = assign(source, tissue_key=options.tissue_key)
@@ -150,23 +123,28 @@ def plan_data_set(
             f"{found.path}: --modality srt needs positions, and none were found "
             "(obsm['spatial'], or obs columns of the usual names)."
         )
-    hashes = content.gene_hashes(list(genes.gene_id))
-    scanned = scan(source, hashes, genes.gene_number >= 0, on_rows)
-    kept, excluded = _keep(source, scanned, max(1, options.min_counts))
+    column_order = _column_order(genes)
+    columns = Columns(
+        target=np.argsort(column_order).astype(np.uint32),
+        gene_hash=content.gene_hashes(list(genes.gene_id)),
+        is_gene=genes.gene_number >= 0,
+    )
+    stash = Stash(folder, n_vars=source.n_vars)
+    scanned = scan(source, columns, stash, on_rows)
+    kept, excluded = _keep(source, rule, scanned, options)
     if not kept.any():
+        told = ", ".join(f"{n:,} {reason}" for reason, n in excluded.items())
         raise InputError(
-            f"{found.path}: every cell is excluded "
-            f"({', '.join(f'{n:,} {reason}' for reason, n in excluded.items())}); "
-            "lower --min-counts if that is why."
+            f"{found.path}: every cell is excluded ({told}); lower --min-counts or --min-cells if "
+            "that is why."
         )
     row_order, tissues = _order(source, rule, kept)
-    column_order = _column_order(genes)
-    return Planned(
+    planned = Planned(
         source=source,
         sources=tuple(sources),
         genes=genes,
         scanned=scanned,
-        layout=lay_out(scanned, row_order, column_order),
+        layout=lay_out(scanned.row_nnz, row_order),
         row_order=row_order,
         column_order=column_order,
         kept=kept,
@@ -176,10 +154,11 @@ def plan_data_set(
         content=content.digest(scanned.content),
         warnings=(*source.warnings, *_warnings(source, genes, scanned, options, index)),
     )
+    return planned, stash
 
 
 def _harmonise(
-    found: Found, source: Source, options: IngestOptions, index: GeneIndex
+    found: Found, source: Source, options: DataSetOptions, index: GeneIndex
 ) -> Harmonised:
     try:
         return harmonise(source.var, species=options.species, index=index)
@@ -213,13 +192,13 @@ def _column_order(genes: Harmonised) -> NDArray[np.int64]:
 
 
 def _keep(
-    source: Source, scanned: Scan, min_counts: int
+    source: Source, rule: TissueRule, scanned: Scan, options: DataSetOptions
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Which cells belong to a tissue, and how many do not, each by its first reason."""
-    reasons = {
-        "with no counts": scanned.row_total == 0,
-        f"with fewer than {min_counts} counts": scanned.row_total < min_counts,
-    }
+    min_counts = max(1, options.min_counts)
+    reasons: dict[str, NDArray[np.bool_]] = dict(source.unfit)
+    reasons["with no counts"] = np.asarray(scanned.row_total == 0)
+    reasons[f"with fewer than {min_counts} counts"] = np.asarray(scanned.row_total < min_counts)
     if source.modality == "srt" and source.coords_um is not None:
         reasons["without coordinates"] = ~np.isfinite(source.coords_um).all(axis=1)
     kept = np.ones(source.n_obs, dtype=bool)
@@ -227,11 +206,17 @@ def _keep(
     for reason, applies in reasons.items():
         excluded[reason] = int(np.count_nonzero(kept & applies))
         kept &= ~applies
+    if options.min_cells > 1:
+        inside = np.where(kept, rule.tissue, -1)
+        n_cells = np.bincount(inside[kept], minlength=1)
+        few = kept & (n_cells[inside] < options.min_cells)
+        excluded[f"in tissues of fewer than {options.min_cells} cells"] = int(few.sum())
+        kept &= ~few
     return kept, {reason: n for reason, n in excluded.items() if n}
 
 
 def _warnings(
-    source: Source, genes: Harmonised, scanned: Scan, options: IngestOptions, index: GeneIndex
+    source: Source, genes: Harmonised, scanned: Scan, options: DataSetOptions, index: GeneIndex
 ) -> list[str]:
     out = []
     if options.counts is not None and options.counts not in source.counts_from:

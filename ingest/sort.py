@@ -1,247 +1,265 @@
-"""Sort a data set into tissue order out of core, in three phases.
+"""Sort the counts of a data set into the order of its part, out of core.
 
-1. `scan` reads the blocks once: checks the counts, and sums what planning needs per row.
-   From that follow each row's destination and the part's indptr (`Layout`).
-2. `spill` reads the blocks again, in the source's order, and appends each row to the file of
-   the shard it belongs to (both, where it lies across two), compressed.
-3. `assemble` makes one whole shard from its spill file; shards are independent tasks, and
-   no two of them write the same object.
+While the counts are in memory (ingest/stash.py), the rows of each shard are taken from where
+they lie. From pieces on disk, a shard is made of those that hold rows of it; shards are
+independent tasks, and no two of them write the same object. Where pieces hold rows of many
+shards each (donors that take turns in the file), reading them for every shard would be slow,
+so `split` first deals their rows to one file a shard.
 
-Memory is bounded by a block in 1 and 2 and by a shard in 3, whatever the source's size, order
-or orientation; the spill takes about as much space as the part.
+Memory is bounded by the stash, a shard and a piece, whatever the source's size, order or
+orientation.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import scipy.sparse as sp
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from cellplm.corpus.writer import PartWriter
-from cellplm.ingest.content import Hash, cell_sums
-from cellplm.ingest.counts import CountCheck
-from cellplm.ingest.source import Block, Source
+from cellplm.ingest import kernels
+from cellplm.ingest.stash import Piece, Stash, read_pieces, write_piece
 
-OnRows = Callable[[int], None]
+READS_A_PIECE = 4
+"""Pieces are split when shards would have to read each more often than this."""
 
-_HEADER = struct.Struct("<4Q")
-"""Compressed bytes of the four arrays of a piece."""
+SORT_CHUNKS = 4
+"""Chunks that are sorted before they are compressed."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scan:
-    """What one pass over the counts says of each row, in source order.
-
-    Attributes:
-        row_nnz: (N,) int64 stored counts > 0.
-        row_total: (N,) int64 sum over all columns.
-        library_size: (N,) int64 sum over the columns that are genes.
-        content: (N,) uint64, see ingest/content.py.
-        max_count: the largest count.
-        n_rounded: values that were within 1e-6 of a whole number and were rounded.
-    """
-
-    row_nnz: NDArray[np.int64]
-    row_total: NDArray[np.int64]
-    library_size: NDArray[np.int64]
-    content: Hash
-    max_count: int
-    n_rounded: int
+SPLIT_VALUES = 16 * 2**20
+"""Values that are dealt at a time: more make longer runs in the files of the shards."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Layout:
-    """Where rows and columns go.
+    """Where rows go.
 
     Attributes:
         row_of: (N,) int64 destination of each source row.
-        column_of: (V,) int64 destination of each source column.
         indptr: (N + 1,) int64 of the part.
     """
 
     row_of: NDArray[np.int64]
-    column_of: NDArray[np.int64]
     indptr: NDArray[np.int64]
 
+    def save(self, path: Path) -> None:
+        """Write it for other processes."""
+        np.savez(path, row_of=self.row_of, indptr=self.indptr)
 
-def scan(source: Source, genes: Hash, is_gene: NDArray[np.bool_], on_rows: OnRows) -> Scan:
-    """Phase 1: check every count, and sum per row.
-
-    Args:
-        source: read once.
-        genes: (V,) hash per column for the content, 0 where it has no gene id.
-        is_gene: (V,) which columns count for the library size.
-        on_rows: called with the rows (or columns) read so far.
-
-    Raises:
-        CountsError: not raw counts.
-    """
-    check = CountCheck(source)
-    n_obs = source.n_obs
-    row_nnz = np.zeros(n_obs, dtype=np.int64)
-    row_total = np.zeros(n_obs, dtype=np.int64)
-    library_size = np.zeros(n_obs, dtype=np.int64)
-    content = np.zeros(n_obs, dtype=np.uint64)
-    for block in source.blocks():
-        rows, counts = _to_rows(check.add(block), source)
-        indptr = counts.indptr.astype(np.int64)
-        row_nnz[rows] += np.diff(indptr)
-        row_total[rows] += _sums(indptr, counts.data)
-        library_size[rows] += _sums(indptr, counts.data * is_gene[counts.indices])
-        content[rows] += cell_sums(indptr, counts.indices, counts.data, genes)
-        on_rows(block.start + block.n)
-    return Scan(
-        row_nnz=row_nnz,
-        row_total=row_total,
-        library_size=library_size,
-        content=content,
-        max_count=check.max_value,
-        n_rounded=check.n_rounded,
-    )
+    @classmethod
+    def load(cls, path: Path) -> Layout:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(row_of=arrays["row_of"], indptr=arrays["indptr"])
 
 
-def lay_out(scanned: Scan, row_order: NDArray[np.int64], column_order: NDArray[np.int64]) -> Layout:
-    """The destinations that an order of rows and columns means.
+def lay_out(row_nnz: NDArray[np.int64], row_order: NDArray[np.int64]) -> Layout:
+    """The destinations that an order of rows means.
 
     Args:
-        scanned: of the source.
+        row_nnz: (N,) stored counts of the source's rows.
         row_order: (N,) source rows in the part's order.
-        column_order: (V,) source columns in the part's order.
     """
-    return Layout(
-        row_of=_inverse(row_order),
-        column_of=_inverse(column_order),
-        indptr=np.concatenate([[0], np.cumsum(scanned.row_nnz[row_order])]).astype(np.int64),
-    )
+    row_of = np.empty(row_order.size, dtype=np.int64)
+    row_of[row_order] = np.arange(row_order.size)
+    indptr = np.concatenate([[0], np.cumsum(row_nnz[row_order])]).astype(np.int64)
+    return Layout(row_of=row_of, indptr=indptr)
 
 
-def spill(
-    source: Source, layout: Layout, writer: PartWriter, folder: Path, on_rows: OnRows
-) -> list[Path]:
-    """Phase 2: append every row to the file of its shard.
+def shards_of(rows: NDArray[np.uint32], layout: Layout, writer: PartWriter) -> NDArray[np.int64]:
+    """The shards that hold entries of these source rows (which all have some), ascending."""
+    first, last = _shard_range(rows, layout, writer)
+    return np.unique(np.concatenate([first, last]))
+
+
+def split(
+    paths: Sequence[Path], layout: Layout, writer: PartWriter, folder: Path, mark: str
+) -> dict[int, Path]:
+    """Deal the rows of some pieces to one file a shard (two, where a row lies across two).
 
     Args:
-        source: read once more.
-        layout: where rows and columns go.
-        writer: knows the shards and the dtypes.
-        folder: empty; the files are made there.
-        on_rows: called with the rows (or columns) read so far.
+        paths: files of pieces.
+        layout: of the part.
+        writer: knows the shards.
+        folder: the files are made there, as <shard>-<mark>.piece.
+        mark: tells the files of one call from those of others.
 
     Returns:
-        One file per shard; absent where nothing belongs to it.
+        The file of each shard that got rows.
     """
-    paths = [folder / f"{number:06d}.spill" for number in range(writer.n_shards)]
-    check = CountCheck(source)
-    files: dict[int, BinaryIO] = {}
+    made: dict[int, BinaryIO] = {}
     try:
-        for block in source.blocks():
-            rows, counts = _to_rows(check.add(block), source)
-            filled = np.flatnonzero(np.diff(counts.indptr))
-            moved = counts[filled] if filled.size < counts.shape[0] else counts
-            target = layout.row_of[rows[filled]]
-            first = layout.indptr[target] // writer.shard_values
-            last = (layout.indptr[target + 1] - 1) // writer.shard_values
-            for shard in np.unique(np.concatenate([first, last])):
-                mine = np.flatnonzero((first == shard) | (last == shard))
-                piece = moved if mine.size == moved.shape[0] else moved[mine]
-                if shard not in files:
-                    files[shard] = paths[shard].open("wb")
-                _append(
-                    files[shard],
-                    target[mine].astype(np.uint32),
-                    np.diff(piece.indptr).astype(np.uint32),
-                    layout.column_of[piece.indices].astype(writer.indices_dtype),
-                    piece.data.astype(writer.data_dtype),
-                )
-            on_rows(block.start + block.n)
+        for group in _groups(paths):
+            for shard, piece in _dealt(group, layout, writer):
+                if shard not in made:
+                    made[shard] = (folder / f"{shard:06d}-{mark}.piece").open("wb")
+                write_piece(made[shard], piece)
     finally:
-        for file in files.values():
+        for file in made.values():
             file.close()
-    return paths
+    return {shard: Path(file.name) for shard, file in made.items()}
 
 
-def assemble(number: int, path: Path, layout: Layout, writer: PartWriter) -> None:
-    """Phase 3: one whole shard, from its spill file, which is then deleted."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rows:
+    """Rows that lie somewhere in two arrays, in the part's order.
+
+    Attributes:
+        first: row of the part that the first one is.
+        starts: (n,) int64 first entry of each.
+        lengths: (n,) int64.
+        columns: of the part, any order within a row.
+        counts: beside them.
+    """
+
+    first: int
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    columns: NDArray[np.unsignedinteger]
+    counts: NDArray[np.unsignedinteger]
+
+
+def rows_in_memory(stash: Stash, layout: Layout) -> Rows:
+    """All rows of a part whose stash is in memory.
+
+    Rows that came whole are taken from where they are; those that came in parts (of a source
+    with features along its blocks) are put together first.
+    """
+    pieces = list(stash.in_memory())
+    if sum(piece.rows.size for piece in pieces) > np.count_nonzero(np.diff(layout.indptr)):
+        return _put_together(pieces, 0, layout.row_of.size, layout, stash.counts.dtype)
+    starts = np.zeros(layout.row_of.size, dtype=np.int64)
+    before = 0
+    for piece in pieces:
+        ends = before + np.cumsum(piece.lengths, dtype=np.int64)
+        starts[layout.row_of[piece.rows]] = ends - piece.lengths
+        before += piece.counts.size
+    return Rows(
+        first=0,
+        starts=starts,
+        lengths=np.diff(layout.indptr),
+        columns=stash.columns,
+        counts=stash.counts,
+    )
+
+
+def rows_of_shard(number: int, pieces: Iterable[Piece], layout: Layout, writer: PartWriter) -> Rows:
+    """The rows that one shard holds entries of.
+
+    Args:
+        number: of the shard.
+        pieces: all that hold rows of it; they may hold others too.
+        layout: of the part.
+        writer: of the part.
+    """
     start = number * writer.shard_values
     stop = min(writer.nnz, start + writer.shard_values)
-    # Rows that this shard holds at least a piece of; they are assembled whole, then cut.
     low = int(np.searchsorted(layout.indptr, start, side="right")) - 1
     high = int(np.searchsorted(layout.indptr, stop, side="left"))
+    return _put_together(pieces, low, high, layout, writer.data_dtype)
+
+
+def write_shard(number: int, rows: Rows, layout: Layout, writer: PartWriter) -> None:
+    """Sort the rows of one shard by column, and write it.
+
+    Args:
+        number: of the shard.
+        rows: at least those it holds entries of.
+        layout: of the part.
+        writer: of the part.
+    """
+    writer.write_shard(number, _sorted(number, rows, layout, writer))
+
+
+def _sorted(
+    number: int, rows: Rows, layout: Layout, writer: PartWriter
+) -> Iterator[tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]]:
+    """Counts and columns of a shard, a few chunks at a time: they stay in the CPU's caches."""
+    start = number * writer.shard_values
+    stop = min(writer.nnz, start + writer.shard_values)
+    step = SORT_CHUNKS * writer.chunk_values
+    for begin in range(start, stop, step):
+        end = min(stop, begin + step)
+        # Whole rows; of those that lie across an end, a part is sorted once more.
+        low = int(np.searchsorted(layout.indptr, begin, side="right")) - 1
+        high = int(np.searchsorted(layout.indptr, end, side="left"))
+        here = slice(low - rows.first, high - rows.first)
+        before = int(layout.indptr[low])
+        n_values = int(layout.indptr[high]) - before
+        columns = np.empty(n_values, dtype=writer.indices_dtype)
+        counts = np.empty(n_values, dtype=writer.data_dtype)
+        kernels.sort_rows(
+            rows.starts[here], rows.lengths[here], rows.columns, rows.counts, writer.n_vars,
+            columns, counts,
+        )  # fmt: skip
+        cut = slice(begin - before, end - before)
+        yield counts[cut], columns[cut]
+
+
+def _put_together(
+    pieces: Iterable[Piece], low: int, high: int, layout: Layout, count_dtype: np.dtype[Any]
+) -> Rows:
+    """Rows [low, high) of the part, from pieces that hold parts of them."""
     indptr = layout.indptr[low : high + 1] - layout.indptr[low]
-    columns = np.empty(indptr[-1], dtype=np.int32)
-    counts = np.empty(indptr[-1], dtype=writer.data_dtype)
+    columns: NDArray[np.unsignedinteger] = np.zeros(0, dtype=np.uint16)
+    counts = np.empty(indptr[-1], dtype=count_dtype)
     fill = indptr[:-1].copy()
-    for rows, lengths, piece_columns, piece_counts in _pieces(path, writer):
-        local = rows.astype(np.int64) - low
-        at = np.repeat(fill[local] - _starts(lengths), lengths) + np.arange(piece_counts.size)
-        columns[at] = piece_columns
-        counts[at] = piece_counts
-        fill[local] += lengths
+    for piece in pieces:
+        if not columns.size:
+            columns = np.empty(indptr[-1], dtype=piece.columns.dtype)
+        kernels.place(
+            piece.rows, piece.lengths, piece.columns, piece.counts,
+            layout.row_of, low, fill, columns, counts,
+        )  # fmt: skip
     if not np.array_equal(fill, indptr[1:]):
-        raise RuntimeError(f"{path}: the second pass over the source differed from the first")
-    # int32 is enough for a shard, and what scipy sorts fastest.
-    matrix = sp.csr_matrix(
-        (counts, columns, indptr.astype(np.int32)),
-        shape=(indptr.size - 1, layout.column_of.size),
-        copy=False,
+        raise RuntimeError(f"rows {low} to {high} of a part lack entries that were counted")
+    return Rows(
+        first=low, starts=indptr[:-1], lengths=np.diff(indptr), columns=columns, counts=counts
     )
-    matrix.sort_indices()
-    cut = slice(start - int(layout.indptr[low]), stop - int(layout.indptr[low]))
-    writer.write_shard(number, matrix.data[cut], matrix.indices[cut].astype(writer.indices_dtype))
-    path.unlink()
 
 
-def _to_rows(block: Block, source: Source) -> tuple[NDArray[np.int64], Any]:
-    """A block as CSR over all columns, and the source rows that it holds."""
-    parts = (block.data, block.indices, block.indptr)
-    if block.axis == "obs":
-        rows = np.arange(block.start, block.start + block.n)
-        return rows, sp.csr_matrix(parts, shape=(block.n, source.n_vars), copy=False)
-    across = sp.csc_matrix(parts, shape=(source.n_obs, block.n), copy=False).tocsr()
-    across.indices += block.start
-    across = sp.csr_matrix(
-        (across.data, across.indices, across.indptr), shape=(source.n_obs, source.n_vars)
-    )
-    return np.arange(source.n_obs), across
+def _shard_range(
+    rows: NDArray[np.uint32], layout: Layout, writer: PartWriter
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    target = layout.row_of[rows]
+    first = layout.indptr[target] // writer.shard_values
+    last = (layout.indptr[target + 1] - 1) // writer.shard_values
+    return first, last
 
 
-def _sums(indptr: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.int64]:
-    running = np.zeros(values.size + 1, dtype=np.int64)
-    np.cumsum(values, out=running[1:])
-    return running[indptr[1:]] - running[indptr[:-1]]
+def _groups(paths: Sequence[Path]) -> Iterator[list[Piece]]:
+    """Pieces of about SPLIT_VALUES values together."""
+    group: list[Piece] = []
+    for path in paths:
+        for piece in read_pieces(path):
+            group.append(piece)
+            if sum(each.counts.size for each in group) >= SPLIT_VALUES:
+                yield group
+                group = []
+    if group:
+        yield group
 
 
-def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    inverse = np.empty(order.size, dtype=np.int64)
-    inverse[order] = np.arange(order.size)
-    return inverse
-
-
-def _starts(lengths: NDArray[np.uint32]) -> NDArray[np.int64]:
-    return np.cumsum(lengths, dtype=np.int64) - lengths
-
-
-def _append(file: BinaryIO, *arrays: NDArray[Any]) -> None:
-    """One piece: rows, their lengths, columns, counts."""
-    packed = [blosc.compress(np.ascontiguousarray(array), b"lz4", 1) for array in arrays]
-    file.write(_HEADER.pack(*map(len, packed)))
-    for each in packed:
-        file.write(each)
-
-
-def _pieces(path: Path, writer: PartWriter) -> Iterator[tuple[NDArray[Any], ...]]:
-    dtypes = (np.dtype(np.uint32), np.dtype(np.uint32), writer.indices_dtype, writer.data_dtype)
-    with path.open("rb") as file:
-        while header := file.read(_HEADER.size):
-            sizes = _HEADER.unpack(header)
-            yield tuple(
-                np.frombuffer(blosc.decompress(file.read(size)), dtype=dtype)
-                for size, dtype in zip(sizes, dtypes, strict=True)
-            )
+def _dealt(group: list[Piece], layout: Layout, writer: PartWriter) -> Iterator[tuple[int, Piece]]:
+    """What each shard gets of some pieces."""
+    rows = np.concatenate([piece.rows for piece in group])
+    lengths = np.concatenate([piece.lengths for piece in group])
+    columns = np.concatenate([piece.columns for piece in group])
+    counts = np.concatenate([piece.counts for piece in group])
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    first, last = _shard_range(rows, layout, writer)
+    for shard in np.unique(np.concatenate([first, last])):
+        # A row is never longer than a shard, so it lies in two of them at most.
+        mine = np.flatnonzero((first == shard) | (last == shard))
+        n_values = int(lengths[mine].sum(dtype=np.int64))
+        out_columns = np.empty(n_values, dtype=columns.dtype)
+        out_counts = np.empty(n_values, dtype=counts.dtype)
+        kernels.gather(mine, starts, lengths, columns, counts, out_columns, out_counts)
+        piece = Piece(
+            rows=rows[mine], lengths=lengths[mine], columns=out_columns, counts=out_counts
+        )
+        yield int(shard), piece

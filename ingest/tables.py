@@ -11,7 +11,7 @@ from cellplm.ingest.plan import Planned
 
 
 def obs_table(planned: Planned) -> pd.DataFrame:
-    """The part's obs: what the source had, and source_row, tissue, sample, fov, kept.
+    """The part's obs: what the source had, and source_row, tissue, sample, fov, kept, cell_hash.
 
     Returns:
         N rows in the part's order. A column of the source with one of our names is kept
@@ -28,6 +28,7 @@ def obs_table(planned: Planned) -> pd.DataFrame:
         "sample": pd.Categorical(rule.sample[order]),
         "fov": pd.Categorical(rule.fov[order]),
         "kept": planned.kept[order],
+        "cell_hash": planned.scanned.content[order],
     }
     obs = _storable(planned.source.obs).iloc[order]
     return _with_ours(obs, ours)

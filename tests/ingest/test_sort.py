@@ -1,4 +1,4 @@
-"""The sort loses nothing, whatever the block layout, the order and the shard size."""
+"""The sort loses nothing, whatever the block layout, the order, the memory and the shard size."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import tensorstore as ts
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,18 @@ from hypothesis import strategies as st
 from cellplm.corpus import schema
 from cellplm.corpus.writer import PartWriter
 from cellplm.errors import CountsError
-from cellplm.ingest.sort import assemble, lay_out, scan, spill
+from cellplm.ingest import content
+from cellplm.ingest.scan import Columns, Scan, scan
+from cellplm.ingest.sort import (
+    lay_out,
+    rows_in_memory,
+    rows_of_shard,
+    shards_of,
+    split,
+    write_shard,
+)
 from cellplm.ingest.source import Axis, Block, Source
+from cellplm.ingest.stash import Stash, read_pieces
 
 
 def source_of(counts: np.ndarray, axis: Axis, block: int) -> Source:
@@ -50,46 +61,78 @@ def source_of(counts: np.ndarray, axis: Axis, block: int) -> Source:
     )
 
 
-def sort_whole(root: Path, source: Source, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """All three phases; returns the part's matrix and the orders it was given."""
-    genes = rng.integers(1, 2**60, source.n_vars).astype(np.uint64)
-    scanned = scan(source, genes, np.ones(source.n_vars, dtype=bool), lambda _: None)
-    rows, columns = rng.permutation(source.n_obs), rng.permutation(source.n_vars)
-    layout = lay_out(scanned, rows, columns)
+def columns_of(source: Source, order: np.ndarray | None = None, seed: int = 0) -> Columns:
+    """Columns that go where `order` says, all of them genes with made hashes."""
+    rng = np.random.default_rng(seed)
+    order = np.arange(source.n_vars) if order is None else order
+    return Columns(
+        target=np.argsort(order).astype(np.uint32),
+        gene_hash=rng.integers(1, 2**60, source.n_vars).astype(np.uint64),
+        is_gene=np.ones(source.n_vars, dtype=bool),
+    )
+
+
+def write_part(root: Path, stash: Stash, scanned: Scan, rows: np.ndarray, n_vars: int) -> Path:
+    """All shards of a part, by the way that its stash asks for; its X."""
+    layout = lay_out(scanned.row_nnz, rows)
     writer = PartWriter(
         root,
         "p",
-        n_obs=source.n_obs,
-        n_vars=source.n_vars,
+        n_obs=rows.size,
+        n_vars=n_vars,
         nnz=int(layout.indptr[-1]),
         max_count=scanned.max_count,
     )
-    folder = root / "spill"
-    folder.mkdir()
-    for number, path in enumerate(spill(source, layout, writer, folder, lambda _: None)):
-        assemble(number, path, layout, writer)
-    assert not list(folder.iterdir())
-    writer.write_indptr(layout.indptr)
-    x = root / "parts" / "p" / "X"
-    data, indices, indptr = (
-        np.asarray(zarr.open_array(x / name, mode="r")[:]) for name in ("data", "indices", "indptr")
+    writer.write_tables(
+        indptr=layout.indptr,
+        obs=pd.DataFrame(index=[str(i) for i in range(rows.size)]),
+        var=pd.DataFrame(index=[str(i) for i in range(n_vars)]),
+        coords_um=None,
+        provenance={},
     )
-    shape = (source.n_obs, source.n_vars)
-    matrix: sp.csr_matrix = sp.csr_matrix((data, indices.astype(np.int64), indptr), shape=shape)
+    if not stash.paths:
+        held = rows_in_memory(stash, layout)
+        for number in range(writer.n_shards):
+            write_shard(number, held, layout, writer)
+        return writer.path / "X"
+    stash.to_disk()
+    dealt = split(stash.paths[::2], layout, writer, stash.paths[0].parent, "a")
+    for number in range(writer.n_shards):
+        # Half of the pieces dealt, the other half as they are: a shard may come from both.
+        mine = [dealt[number]] if number in dealt else []
+        for path in stash.paths[1::2]:
+            if any(number in shards_of(p.rows, layout, writer) for p in read_pieces(path)):
+                mine.append(path)
+        pieces = (piece for path in mine for piece in read_pieces(path))
+        write_shard(number, rows_of_shard(number, pieces, layout, writer), layout, writer)
+    return writer.path / "X"
+
+
+def matrix_of(x: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A part's counts through zarr-python; TensorStore has to read the same."""
+    read = {}
+    for name in ("data", "indices", "indptr"):
+        read[name] = np.asarray(zarr.open_array(x / name, mode="r")[:])
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(x / name)}}
+        array = ts.open({**spec, "fill_missing_data_reads": False}, open=True).result()
+        assert np.array_equal(array.read().result(), read[name])
+    parts = (read["data"], read["indices"].astype(np.int64), read["indptr"])
+    matrix: sp.csr_matrix = sp.csr_matrix(parts, shape=shape)
     assert matrix.has_sorted_indices
-    return matrix.toarray(), rows, columns
+    return matrix.toarray()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     n_obs=st.integers(1, 40),
-    n_vars=st.integers(1, 30),
+    n_vars=st.integers(1, 200),
     axis=st.sampled_from(["obs", "var"]),
     block=st.integers(1, 50),
     chunk=st.integers(1, 40),
-    chunks_per_shard=st.integers(1, 4),
-    mean=st.sampled_from([0.02, 0.5, 3.0, 400.0]),
+    chunks_per_shard=st.integers(1, 20),
+    budget=st.sampled_from([1, 300, 100_000]),
+    mean=st.sampled_from([0.02, 0.5, 3.0, 400.0, 70_000.0]),
 )
 def test_rows_and_columns_arrive_where_they_should(
     seed: int,
@@ -99,25 +142,62 @@ def test_rows_and_columns_arrive_where_they_should(
     block: int,
     chunk: int,
     chunks_per_shard: int,
+    budget: int,
     mean: float,
 ) -> None:
     rng = np.random.default_rng(seed)
     counts = rng.poisson(mean, (n_obs, n_vars)).astype(np.float32)
+    counts[0, 0] = 1  # a part is never empty
     # A shard must hold the longest row, as 32 Mi values always do.
-    chunk = max(chunk, n_vars)
+    chunks_per_shard = max(chunks_per_shard, -(-n_vars // chunk))
+    rows, columns = rng.permutation(n_obs), rng.permutation(n_vars)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr(schema, "CHUNK_VALUES", chunk)
         patch.setattr(schema, "SHARD_VALUES", chunk * chunks_per_shard)
-        got, rows, columns = sort_whole(Path(folder), source_of(counts, axis, block), rng)
+        patch.setattr("cellplm.ingest.stash.FLUSH_VALUES", budget)
+        source = source_of(counts, axis, block)
+        stash = Stash(Path(folder) / "stash", n_vars=n_vars, budget=budget)
+        scanned = scan(source, columns_of(source, columns), stash, lambda _: None)
+        x = write_part(Path(folder), stash, scanned, rows, n_vars)
+        got = matrix_of(x, counts.shape)
     assert np.array_equal(got, counts[rows][:, columns])
+
+
+@pytest.mark.parametrize("profile", ["balanced", "fast"])
+@pytest.mark.parametrize("largest", [200, 60_000, 2**32 - 1])
+def test_zarr_python_would_have_written_the_same_shard(
+    tmp_path: Path, profile: schema.Profile, largest: int
+) -> None:
+    rng = np.random.default_rng(0)
+    n = 3 * schema.CHUNK_VALUES + 17
+    counts = rng.integers(1, largest, n, endpoint=True)
+    spec = schema.data_spec(largest, n, profile)
+    writer = PartWriter(tmp_path, "p", n_obs=1, n_vars=n, nnz=n, max_count=largest, profile=profile)
+    columns = np.arange(n).astype(writer.indices_dtype)
+    writer.write_shard(0, [(counts.astype(spec.dtype), columns)])
+    array = zarr.create_array(
+        tmp_path / "theirs",
+        shape=(n,),
+        dtype=spec.dtype,
+        chunks=(spec.chunk,),
+        shards=(spec.shard,),
+        compressors=list(spec.codecs),
+    )
+    array[:] = counts.astype(spec.dtype)
+    ours = (writer.path / "X" / "data" / "c" / "0").read_bytes()
+    assert ours == (tmp_path / "theirs" / "c" / "0").read_bytes()
 
 
 @pytest.mark.parametrize("axis", ["obs", "var"])
 def test_sums_per_row_count_genes_only_in_the_library(axis: Axis) -> None:
     counts = np.array([[1, 0, 5], [0, 0, 0], [2, 3, 0]], dtype=np.int64)
-    hashes = np.array([7, 9, 9], dtype=np.uint64)
-    is_gene = np.array([True, True, False])
-    scanned = scan(source_of(counts, axis, 2), hashes, is_gene, lambda _: None)
+    source = source_of(counts, axis, 2)
+    columns = Columns(
+        target=np.arange(3, dtype=np.uint32),
+        gene_hash=np.array([7, 9, 9], dtype=np.uint64),
+        is_gene=np.array([True, True, False]),
+    )
+    scanned = scan(source, columns, Stash(None, n_vars=3), lambda _: None)
     assert scanned.row_nnz.tolist() == [2, 0, 2]
     assert scanned.row_total.tolist() == [6, 0, 5]
     assert scanned.library_size.tolist() == [1, 0, 5]
@@ -125,14 +205,25 @@ def test_sums_per_row_count_genes_only_in_the_library(axis: Axis) -> None:
 
 
 @pytest.mark.parametrize("axis", ["obs", "var"])
+def test_the_content_of_cells_is_that_of_the_slow_sum(axis: Axis) -> None:
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(1.0, (30, 20))
+    source = source_of(counts, axis, 7)
+    columns = columns_of(source)
+    columns.gene_hash[[2, 11]] = 0
+    scanned = scan(source, columns, Stash(None, n_vars=20), lambda _: None)
+    csr = sp.csr_matrix(counts)
+    slow = content.cell_sums(
+        csr.indptr.astype(np.int64), csr.indices, csr.data.astype(np.uint32), columns.gene_hash
+    )
+    assert np.array_equal(scanned.content, slow)
+
+
+@pytest.mark.parametrize("axis", ["obs", "var"])
 @pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan, np.inf])
 def test_one_bad_value_at_the_very_end_is_found(axis: Axis, bad: float) -> None:
     counts = np.ones((50, 8))
     counts[-1, -1] = bad
+    source = source_of(counts, axis, 7)
     with pytest.raises(CountsError, match="c49.*g7"):
-        scan(
-            source_of(counts, axis, 7),
-            np.ones(8, dtype=np.uint64),
-            np.ones(8, dtype=bool),
-            lambda _: None,
-        )
+        scan(source, columns_of(source), Stash(None, n_vars=8), lambda _: None)

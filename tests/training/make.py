@@ -77,9 +77,10 @@ def add_part(
     writer = PartWriter(
         root, part_id, n_obs=n_obs, n_vars=n_vars, nnz=data.size, max_count=int(data.max())
     )
-    writer.write_shard(0, data.astype(writer.data_dtype), columns.astype(writer.indices_dtype))
-    writer.write_indptr(indptr)
+    values = data.astype(writer.data_dtype), columns.astype(writer.indices_dtype)
+    writer.write_shard(0, [values])
     writer.write_tables(
+        indptr=indptr,
         obs=pd.DataFrame(index=[f"c{i}" for i in range(n_obs)]),
         var=pd.DataFrame(index=[f"g{i}" for i in range(n_vars)]),
         coords_um=coords,
