@@ -64,6 +64,7 @@ class Job:
         genes: the corpus's gene index; None: the bundled one.
         root: the corpus; None: only plan.
         workplace: for temporary files; seen by all workers.
+        stash_values: counts that may be held in memory.
     """
 
     found: Found
@@ -73,6 +74,7 @@ class Job:
     genes: Path | None
     root: Path | None
     workplace: Path
+    stash_values: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,12 +159,17 @@ def bring(job: Job, on_rows: Callable[[int], None] | None = None) -> Brought:
     began = time.monotonic()
     part_id = f"{_slug(job.found.name)}-{uuid.uuid4().hex[:12]}"
     folder = job.workplace / part_id
+
+    def make_stash(n_vars: int) -> Stash:
+        kept = None if job.root is None else folder
+        return Stash(kept, n_vars=n_vars, budget=job.stash_values)
+
     planned, stash = plan_data_set(
         job.found,
         job.sources,
         job.options,
         _gene_index(job.genes),
-        None if job.root is None else folder,
+        make_stash,
         on_rows or (lambda _: None),
     )
     told = _describe(job, planned)

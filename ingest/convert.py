@@ -235,6 +235,7 @@ def _one(run: _Run, ledger: _Ledger, found: Found) -> tuple[tuple[SourceFile, ..
             genes=run.genes,
             root=None if run.dry_run else run.root,
             workplace=run.workplace,
+            stash_values=run.options.stash_values,
         )
         here = isinstance(run.executor, Here)
         on_rows = _counter(run, what) if here else None

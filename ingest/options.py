@@ -11,6 +11,8 @@ from cellplm.corpus.schema import Modality, Profile
 from cellplm.errors import ConfigError, MissingFileError
 from cellplm.ingest.source import Found, ReadOptions
 
+STASH_VALUES = 96 * 2**20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSetOptions:
@@ -89,6 +91,8 @@ class IngestOptions(DataSetOptions):
         workers: processes; None: as many as cores, up to 8, where there is enough to do.
         scheduler: address of a Dask scheduler whose workers do the work.
         rules: of a datasets.toml; later ones win.
+        stash_values: counts that a worker holds in memory, 4 bytes each (8 with more than 65,536
+            features); those of a data set with more go through the disk.
     """
 
     allow_duplicate: bool = False
@@ -97,6 +101,7 @@ class IngestOptions(DataSetOptions):
     workers: int | None = None
     scheduler: str | None = None
     rules: tuple[Rule, ...] = ()
+    stash_values: int = STASH_VALUES
 
     def __post_init__(self) -> None:
         """Check what a type cannot."""

@@ -7,9 +7,8 @@ part; what is wrong with the data set is found here, while the corpus is still u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +86,7 @@ def plan_data_set(
     sources: Sequence[SourceFile],
     options: DataSetOptions,
     index: GeneIndex,
-    folder: Path | None,
+    stash: Callable[[int], Stash],
     on_rows: OnRows,
 ) -> tuple[Planned, Stash]:
     """Open, check and lay out one data set.
@@ -97,7 +96,7 @@ def plan_data_set(
         sources: its hashed files.
         options: that hold for it.
         index: the corpus's genes.
-        folder: for counts that do not fit in memory; None: they are only checked.
+        stash: makes the one for a number of features.
         on_rows: called with the rows (or columns) read so far.
 
     Returns:
@@ -129,8 +128,8 @@ def plan_data_set(
         gene_hash=content.gene_hashes(list(genes.gene_id)),
         is_gene=genes.gene_number >= 0,
     )
-    stash = Stash(folder, n_vars=source.n_vars)
-    scanned = scan(source, columns, stash, on_rows)
+    held = stash(source.n_vars)
+    scanned = scan(source, columns, held, on_rows)
     kept, excluded = _keep(source, rule, scanned, options)
     if not kept.any():
         told = ", ".join(f"{n:,} {reason}" for reason, n in excluded.items())
@@ -154,7 +153,7 @@ def plan_data_set(
         content=content.digest(scanned.content),
         warnings=(*source.warnings, *_warnings(source, genes, scanned, options, index)),
     )
-    return planned, stash
+    return planned, held
 
 
 def _harmonise(
@@ -200,7 +199,8 @@ def _keep(
     reasons["with no counts"] = np.asarray(scanned.row_total == 0)
     reasons[f"with fewer than {min_counts} counts"] = np.asarray(scanned.row_total < min_counts)
     if source.modality == "srt" and source.coords_um is not None:
-        reasons["without coordinates"] = ~np.isfinite(source.coords_um).all(axis=1)
+        placed = np.asarray(np.isfinite(source.coords_um).all(axis=1))
+        reasons["without coordinates"] = ~placed
     kept = np.ones(source.n_obs, dtype=bool)
     excluded = {}
     for reason, applies in reasons.items():

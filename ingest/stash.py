@@ -18,8 +18,6 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-BUDGET_VALUES = 96 * 2**20
-"""Values in memory, per data set; four bytes each if there are no more than 65,536 columns."""
 FLUSH_VALUES = 16 * 2**20
 """Values that go to the disk at a time, once the budget was used up."""
 
@@ -54,20 +52,19 @@ class Stash:
         paths: files of pieces, once the budget was used up; then nothing stays in memory.
     """
 
-    def __init__(self, folder: Path | None, *, n_vars: int, budget: int | None = None) -> None:
+    def __init__(self, folder: Path | None, *, n_vars: int, budget: int) -> None:
         """Start empty.
 
         Args:
             folder: made when the budget is used up; None: pieces are forgotten at once.
             n_vars: columns of the part.
-            budget: values in memory; BUDGET_VALUES if None.
+            budget: values in memory.
         """
         self.folder = folder
         self.paths: list[Path] = []
         self.n_values = 0
-        self._budget = BUDGET_VALUES if budget is None else budget
         self._held: list[tuple[NDArray[np.uint32], NDArray[np.uint32], int]] = []
-        capacity = FLUSH_VALUES if folder is None else self._budget
+        capacity = FLUSH_VALUES if folder is None else budget
         # Memory that is never written costs nothing.
         narrow = np.dtype(np.uint16 if n_vars <= 2**16 else np.uint32)
         self.columns: NDArray[np.unsignedinteger] = np.empty(capacity, dtype=narrow)

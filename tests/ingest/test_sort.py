@@ -197,7 +197,7 @@ def test_sums_per_row_count_genes_only_in_the_library(axis: Axis) -> None:
         gene_hash=np.array([7, 9, 9], dtype=np.uint64),
         is_gene=np.array([True, True, False]),
     )
-    scanned = scan(source, columns, Stash(None, n_vars=3), lambda _: None)
+    scanned = scan(source, columns, Stash(None, n_vars=3, budget=10), lambda _: None)
     assert scanned.row_nnz.tolist() == [2, 0, 2]
     assert scanned.row_total.tolist() == [6, 0, 5]
     assert scanned.library_size.tolist() == [1, 0, 5]
@@ -211,7 +211,7 @@ def test_the_content_of_cells_is_that_of_the_slow_sum(axis: Axis) -> None:
     source = source_of(counts, axis, 7)
     columns = columns_of(source)
     columns.gene_hash[[2, 11]] = 0
-    scanned = scan(source, columns, Stash(None, n_vars=20), lambda _: None)
+    scanned = scan(source, columns, Stash(None, n_vars=20, budget=10), lambda _: None)
     csr = sp.csr_matrix(counts)
     slow = content.cell_sums(
         csr.indptr.astype(np.int64), csr.indices, csr.data.astype(np.uint32), columns.gene_hash
@@ -226,4 +226,4 @@ def test_one_bad_value_at_the_very_end_is_found(axis: Axis, bad: float) -> None:
     counts[-1, -1] = bad
     source = source_of(counts, axis, 7)
     with pytest.raises(CountsError, match="c49.*g7"):
-        scan(source, columns_of(source), Stash(None, n_vars=8), lambda _: None)
+        scan(source, columns_of(source), Stash(None, n_vars=8, budget=10), lambda _: None)
