@@ -181,6 +181,7 @@ def bring(job: Job, on_rows: Callable[[int], None] | None = None) -> Brought:
     brought = Brought(told=told, content=planned.content, cells=cells)
     if job.root is not None:
         brought = _write(job, job.root, planned, stash, part_id, brought)
+    stash.close()
     return replace(brought, told=replace(told, seconds=round(time.monotonic() - began, 2)))
 
 

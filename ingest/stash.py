@@ -65,10 +65,13 @@ class Stash:
         self.n_values = 0
         self._held: list[tuple[NDArray[np.uint32], NDArray[np.uint32], int]] = []
         capacity = FLUSH_VALUES if folder is None else budget
-        # Memory that is never written costs nothing.
-        narrow = np.dtype(np.uint16 if n_vars <= 2**16 else np.uint32)
-        self.columns: NDArray[np.unsignedinteger] = np.empty(capacity, dtype=narrow)
-        self.counts: NDArray[np.unsignedinteger] = np.empty(capacity, dtype=np.uint16)
+        self.columns: NDArray[np.unsignedinteger]
+        self.counts: NDArray[np.unsignedinteger]
+        self.columns, self.counts = _borrow(capacity, np.uint16 if n_vars <= 2**16 else np.uint32)
+
+    def close(self) -> None:
+        """Let the next stash of this process have the memory; nothing may use it any more."""
+        _RETURNED[:] = [(self.columns, self.counts)]
 
     def room(
         self, n_values: int
@@ -117,6 +120,22 @@ class Stash:
         if self.columns.size > 2 * FLUSH_VALUES:
             self.columns = np.empty(2 * FLUSH_VALUES, dtype=self.columns.dtype)
             self.counts = np.empty(2 * FLUSH_VALUES, dtype=self.counts.dtype)
+
+
+_RETURNED: list[tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]] = []
+"""Memory of a closed stash: the first touch of fresh pages costs as much as filling them."""
+
+
+def _borrow(
+    capacity: int, column_dtype: type[np.unsignedinteger]
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:
+    while _RETURNED:
+        columns, counts = _RETURNED.pop()
+        fits = columns.dtype == column_dtype and counts.dtype == np.uint16
+        if fits and columns.size == counts.size == capacity:
+            return columns, counts
+    # Memory that is never written costs nothing.
+    return np.empty(capacity, dtype=column_dtype), np.empty(capacity, dtype=np.uint16)
 
 
 def write_piece(file: Any, piece: Piece) -> None:
