@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cellplm.corpus.reader import Corpus as Corpus
     from cellplm.corpus.stream import TissueStream as TissueStream
     from cellplm.ingest.convert import ingest_files as ingest_files
-    from cellplm.ingest.plan import IngestOptions as IngestOptions
+    from cellplm.ingest.options import IngestOptions as IngestOptions
     from cellplm.model.cellplm import CellPLM as CellPLM
     from cellplm.model.config import ModelConfig as ModelConfig
     from cellplm.tasks.denoise import DenoiseConfig as DenoiseConfig
@@ -35,7 +35,7 @@ _WHERE = {
     "Corpus": "cellplm.corpus.reader",
     "DenoiseConfig": "cellplm.tasks.denoise",
     "FinetuneConfig": "cellplm.training.finetune",
-    "IngestOptions": "cellplm.ingest.plan",
+    "IngestOptions": "cellplm.ingest.options",
     "ModelConfig": "cellplm.model.config",
     "PlanConfig": "cellplm.corpus.plan",
     "RunConfig": "cellplm.training.config",

@@ -11,7 +11,7 @@ import warnings
 
 import typer
 
-from cellplm.cli import demo, embed, finetune, info, ingest, pretrain
+from cellplm.cli import demo, embed, export, finetune, info, ingest, pretrain
 from cellplm.errors import CellplmError, ConfigError
 
 # Read when torch loads its OpenMP. Threads that spin while they wait take the cores from
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("ingest")(ingest.ingest)
 app.command("info")(info.info)
+app.command("export")(export.export)
 app.command("pretrain")(pretrain.pretrain)
 app.add_typer(finetune.app, name="finetune")
 app.command("embed")(embed.embed)

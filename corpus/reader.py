@@ -90,6 +90,26 @@ class Part:
             coords_um=None if coords is None else np.asarray(coords.result()),
         )
 
+    def read_indptr(self) -> NDArray[np.int64]:
+        """(n_obs + 1,) stored counts before each row, 8 bytes a cell.
+
+        Raises:
+            CorruptCorpusError: an object is missing or damaged; the message names it.
+        """
+        return np.asarray(self._read("X/indptr", 0, self.entry.n_obs + 1).result())
+
+    @property
+    def data_dtype(self) -> np.dtype[Any]:
+        """Dtype of the counts."""
+        dtype: np.dtype[Any] = self._array("X/data").dtype.numpy_dtype
+        return dtype
+
+    @property
+    def indices_dtype(self) -> np.dtype[Any]:
+        """Dtype of the columns of the counts."""
+        dtype: np.dtype[Any] = self._array("X/indices").dtype.numpy_dtype
+        return dtype
+
     @cached_property
     def source_rows(self) -> NDArray[np.int64]:
         """(n_obs,) row in the source of each row."""
@@ -136,9 +156,12 @@ class Part:
         return self.entry.modality == "srt"
 
     def _read(self, name: str, start: int, stop: int) -> _Pending:
+        return _Pending(self.path / name, self._array(name)[start:stop].read())
+
+    def _array(self, name: str) -> Any:
         if name not in self._arrays:
             self._arrays[name] = _open(self.path / name, self._context)
-        return _Pending(self.path / name, self._arrays[name][start:stop].read())
+        return self._arrays[name]
 
     @cached_property
     def _context(self) -> Any:

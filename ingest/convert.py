@@ -24,6 +24,7 @@ from cellplm.corpus.reader import Corpus
 from cellplm.errors import CellplmError, ConflictError, InputError
 from cellplm.ingest import bring as tasks
 from cellplm.ingest.bring import Brought, Job, Shards
+from cellplm.ingest.fetch.fetch import Fetched, display, fetch
 from cellplm.ingest.find import find, why_not
 from cellplm.ingest.lease import Lease
 from cellplm.ingest.options import IngestOptions
@@ -31,6 +32,9 @@ from cellplm.ingest.pool import Here, pool, workers_for
 from cellplm.ingest.report import Ingested, IngestReport, Left
 from cellplm.ingest.source import Found
 from cellplm.logs import OnProgress, Progress, ignore
+
+SOURCES = "sources"
+"""Folder of the workplace for what is downloaded and unpacked."""
 
 DEAL_PIECES = 16
 """Pieces that one task deals to shards."""
@@ -64,39 +68,55 @@ def ingest_files(
     root = Path(out)
     corpus = Corpus.open(root) if root.exists() else None
     genes = corpus.genes if corpus else GeneIndex.bundled()
-    found, others = find([Path(path) for path in paths])
-    if not found:
-        listed = ", ".join(str(path) for path in paths)
-        first = f" The first: {why_not(others[0])}" if others else ""
-        raise InputError(f"{listed}: no data set found in {len(others)} files.{first}")
-    n_bytes = sum(_size(path) for each in found for path in each.files)
-    workers = workers_for(options.workers, n_bytes)
-    with (
-        _workplace(None if dry_run else root, genes) as workplace,
-        pool(workers, options.scheduler) as executor,
-    ):
-        run = _Run(
-            root=root,
-            options=options,
-            dry_run=dry_run,
-            workplace=workplace,
-            genes=corpus.genes_path if corpus else None,
-            executor=executor,
-            on_progress=on_progress,
-        )
-        ledger = _Ledger(run, corpus.snapshot if corpus else None)
-        for each, outcome in _side_by_side(run, ledger, found, workers):
-            ledger.enter(each, outcome)
-        ledger.close()
+    with _workplace(None if dry_run else root, genes) as workplace:
+        refused: list[Left] = []
+
+        def refuse(shown: str, error: InputError) -> None:
+            if options.on_error == "fail":
+                raise error
+            refused.append(Left(name=Path(shown).name, source=shown, reason=str(error)))
+
+        places = fetch(paths, workplace / SOURCES, on_progress=on_progress, on_error=refuse)
+        with _named_as_given(places):
+            found, others = find([place.local for place in places])
+            if not found and not refused:
+                listed = ", ".join(str(path) for path in paths)
+                first = f" The first: {why_not(others[0])}" if others else ""
+                raise InputError(f"{listed}: no data set found in {len(others)} files.{first}")
+            n_bytes = sum(_size(path) for each in found for path in each.files)
+            workers = workers_for(options.workers, n_bytes)
+            with pool(workers, options.scheduler) as executor:
+                run = _Run(
+                    root=root,
+                    options=options,
+                    dry_run=dry_run,
+                    workplace=workplace,
+                    places=tuple(places),
+                    genes=corpus.genes_path if corpus else None,
+                    executor=executor,
+                    on_progress=on_progress,
+                )
+                ledger = _Ledger(run, corpus.snapshot if corpus else None)
+                for each, outcome in _side_by_side(run, ledger, found, workers):
+                    ledger.enter(each, outcome)
+                ledger.close()
+            left = [Left(name=p.name, source=run.show(p), reason=why_not(p)) for p in others]
     return IngestReport(
         snapshot=ledger.snapshot.snapshot if ledger.snapshot else None,
         ingested=tuple(ledger.ingested),
         skipped=tuple(ledger.skipped),
-        refused=tuple(ledger.refused),
-        other_files=tuple(
-            Left(name=path.name, source=str(path), reason=why_not(path)) for path in others
-        ),
+        refused=(*refused, *ledger.refused),
+        other_files=tuple(replace(each, reason=run.show(each.reason)) for each in left),
     )
+
+
+@contextmanager
+def _named_as_given(places: Sequence[Fetched]) -> Iterator[None]:
+    """Put the names that the user gave into messages that name temporary files."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(display(str(error), places)) from error
 
 
 class _Skipped(Exception):
@@ -111,9 +131,14 @@ class _Run:
     options: IngestOptions
     dry_run: bool
     workplace: Path
+    places: tuple[Fetched, ...]
     genes: Path | None
     executor: Executor
     on_progress: OnProgress
+
+    def show(self, text: str | Path) -> str:
+        """A path or message with the names that the user gave."""
+        return display(str(text), self.places)
 
     def say(self, what: str, done: int = 0, total: int = 0) -> None:
         self.on_progress(Progress(what=what, done=done, total=total))
@@ -142,7 +167,7 @@ class _Ledger:
 
     def enter(self, found: Found, outcome: Future[tuple[tuple[SourceFile, ...], Brought]]) -> None:
         """Take in what became of the next data set."""
-        left = Left(name=found.name, source=str(found.path), reason="")
+        left = Left(name=found.name, source=self.run.show(found.path), reason="")
         try:
             sources, brought = outcome.result()
             self.check_sources(sources)
@@ -153,7 +178,7 @@ class _Ledger:
         except InputError as error:
             if self.run.options.on_error == "fail":
                 raise
-            self.refused.append(replace(left, reason=str(error)))
+            self.refused.append(replace(left, reason=self.run.show(str(error))))
             return
         if brought.entry is None:
             name = _unique(brought.told.name, self._names)
@@ -222,14 +247,15 @@ def _side_by_side(
 def _one(run: _Run, ledger: _Ledger, found: Found) -> tuple[tuple[SourceFile, ...], Brought]:
     """Bring one data set, all its tasks one after the other."""
     try:
-        found, options = run.options.of(found)
+        shown = run.show(found.path)
+        found, options = run.options.of(found, Path(shown))
         sources = run.executor.submit(tasks.hash_sources, found).result()
         ledger.check_sources(sources)
         what = f"check {found.name}" if run.dry_run else f"read {found.name}"
         run.say(what)
         job = Job(
             found=found,
-            shown=str(found.path),
+            shown=shown,
             sources=sources,
             options=options,
             genes=run.genes,
@@ -245,7 +271,8 @@ def _one(run: _Run, ledger: _Ledger, found: Found) -> tuple[tuple[SourceFile, ..
         return sources, brought
     except BrokenProcessPool:
         raise CellplmError(
-            f"{found.path}: a worker process died, perhaps for lack of memory; use fewer --workers."
+            f"{run.show(found.path)}: a worker process died, perhaps for lack of memory; use fewer "
+            "--workers."
         ) from None
 
 

@@ -14,12 +14,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from cellplm.errors import InputError, MissingFileError
-from cellplm.ingest.readers import cosmx, h5ad, table
+from cellplm.ingest.readers import (
+    anndata_zarr,
+    cosmx,
+    gem,
+    h5ad,
+    loom,
+    merscope,
+    spatialdata,
+    table,
+    tenx_h5,
+    tenx_mtx,
+    xenium,
+)
 from cellplm.ingest.source import Found, Reader
 
 SOURCES: dict[str, Reader] = {
+    xenium.FORMAT: xenium,
+    merscope.FORMAT: merscope,
     cosmx.FORMAT: cosmx,
+    tenx_h5.FORMAT: tenx_h5,
+    tenx_mtx.FORMAT: tenx_mtx,
+    loom.FORMAT: loom,
+    spatialdata.FORMAT: spatialdata,
+    anndata_zarr.FORMAT: anndata_zarr,
     h5ad.FORMAT: h5ad,
+    gem.FORMAT: gem,
     table.FORMAT: table,
 }
 
@@ -46,18 +66,18 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
             taken: set[Path] = set()
             for entries in _folders(path):
                 seen, rest = _claim([entry for entry in entries if entry not in taken])
-                taken |= {file for one in seen for file in one.files}
+                taken |= {entry for one in seen for entry in _entries_of(one)}
                 found |= {one.path.resolve(): one for one in seen}
                 unclaimed += rest
         elif path.exists():
             beside, _ = _claim(_entries(path.parent, os.listdir(path.parent), also=path))
-            mine = [one for one in beside if path in one.files]
+            mine = [one for one in beside if path in _entries_of(one)]
             if not mine:
                 raise InputError(why_not(path))
             found |= {one.path.resolve(): one for one in mine}
         else:
             raise MissingFileError(f"{path}: no such file or folder")
-    claimed = {file for one in found.values() for file in one.files}
+    claimed = {entry for one in found.values() for entry in _entries_of(one)}
     return _with_unique_names(list(found.values())), [p for p in unclaimed if p not in claimed]
 
 
@@ -100,10 +120,16 @@ def _claim(files: list[Path]) -> tuple[list[Found], list[Path]]:
     found: list[Found] = []
     for reader in SOURCES.values():
         seen = reader.find(files)
-        claimed = {file for one in seen for file in one.files}
+        claimed = {entry for one in seen for entry in _entries_of(one)}
         files = [file for file in files if file not in claimed]
         found += seen
     return found, files
+
+
+def _entries_of(one: Found) -> set[Path]:
+    """The files of a data set, and the Zarr folders that they lie in."""
+    files = (*one.files, *one.beside)
+    return {entry for file in files for entry in (file, *file.parents)}
 
 
 def _with_unique_names(found: list[Found]) -> list[Found]:

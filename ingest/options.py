@@ -110,11 +110,16 @@ class IngestOptions(DataSetOptions):
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: must be at least 1.")
 
-    def of(self, found: Found) -> tuple[Found, DataSetOptions]:
-        """A data set under the name that a rule gives it, and the options that hold for it."""
+    def of(self, found: Found, shown: Path) -> tuple[Found, DataSetOptions]:
+        """A data set under the name that a rule gives it, and the options that hold for it.
+
+        Args:
+            found: what was seen on disk.
+            shown: what the user calls its path.
+        """
         names = [field.name for field in fields(DataSetOptions)]
         options = DataSetOptions(**{name: getattr(self, name) for name in names})
-        path = found.path.resolve()
+        path = shown.resolve()
         for rule in self.rules:
             if rule.path == path or rule.path in path.parents:
                 options = replace(options, **rule.said)

@@ -20,7 +20,6 @@ from cellplm.ingest import content
 from cellplm.ingest.find import SOURCES
 from cellplm.ingest.harmonise import Harmonised, harmonise
 from cellplm.ingest.options import DataSetOptions
-from cellplm.ingest.options import IngestOptions as IngestOptions
 from cellplm.ingest.scan import Columns, OnRows, Scan, scan
 from cellplm.ingest.sort import Layout, lay_out
 from cellplm.ingest.source import Found, Source
@@ -151,7 +150,11 @@ def plan_data_set(
         rule=rule,
         excluded=excluded,
         content=content.digest(scanned.content),
-        warnings=(*source.warnings, *_warnings(source, genes, scanned, options, index)),
+        warnings=(
+            *source.warnings,
+            *genes.warnings,
+            *_warnings(source, genes, scanned, options, index),
+        ),
     )
     return planned, held
 
@@ -160,7 +163,12 @@ def _harmonise(
     found: Found, source: Source, options: DataSetOptions, index: GeneIndex
 ) -> Harmonised:
     try:
-        return harmonise(source.var, species=options.species, index=index)
+        return harmonise(
+            source.var,
+            species=options.species,
+            index=index,
+            map_orthologs=options.map_orthologs,
+        )
     except InputError as error:
         raise type(error)(f"{found.path}: {error}") from None
 

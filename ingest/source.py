@@ -57,6 +57,9 @@ class Found:
     files: tuple[Path, ...]
     """Every file that belongs to it, `path` first; hashed into the provenance. They may lie in
     folders below or beside that of `path`; a Zarr folder stands for all that is in it."""
+    beside: tuple[Path, ...] = ()
+    """Files that belong to it and are not read, such as the same counts in another format: no
+    data sets of their own, and not hashed."""
     name: str
 
 

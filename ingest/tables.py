@@ -35,7 +35,7 @@ def obs_table(planned: Planned) -> pd.DataFrame:
 
 
 def var_table(planned: Planned) -> pd.DataFrame:
-    """The part's var: unique index, gene_id, symbol, source_name, kind, source_column.
+    """The part's var: unique index, gene_id, symbol, source_name, kind, match, source_column.
 
     Returns:
         V rows in the part's order; the index is the Ensembl id of a gene, else the source's
@@ -49,6 +49,7 @@ def var_table(planned: Planned) -> pd.DataFrame:
         "symbol": genes.symbol[order],
         "source_name": name[order],
         "kind": pd.Categorical(genes.kind[order]),
+        "match": pd.Categorical(genes.match[order]),
         "source_column": order,
     }
     var = _storable(planned.source.var).iloc[order]

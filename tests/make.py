@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from cellplm.corpus.genes import GeneIndex
 from cellplm.corpus.reader import Corpus
 from cellplm.ingest.convert import ingest_files
-from cellplm.ingest.plan import IngestOptions
+from cellplm.ingest.options import IngestOptions
 
 
 def vocabulary_genes(n: int, *, start: int = 0) -> list[str]:

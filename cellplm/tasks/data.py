@@ -26,7 +26,7 @@ from cellplm.corpus.reader import Corpus
 from cellplm.corpus.stream import TissueStream
 from cellplm.errors import GenesError, InputError
 from cellplm.ingest.convert import ingest_files
-from cellplm.ingest.plan import IngestOptions
+from cellplm.ingest.options import IngestOptions
 from cellplm.logs import OnProgress, ignore
 from cellplm.model.vocabulary import Vocabulary
 

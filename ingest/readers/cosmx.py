@@ -1,176 +1,268 @@
-"""Read CosMx flat files, as the vendor's export writes them.
+"""Read CosMx flat files, as the vendor's exports write them.
 
-Files of one slide, .csv or .csv.gz, in one folder, with a common prefix:
+Files of one slide, .csv or .csv.gz, in one folder, with a common prefix and in any case:
 
-- `*exprMat_file`: fov, cell_ID, one column a target, counts (required);
-- `*metadata_file`: fov, cell_ID, CenterX_global_px, CenterY_global_px, ... (required);
-- `*fov_positions_file`: fov, x_global_px, y_global_px (kept with the provenance, not read).
+- `*exprMat_file`: fov, cell_ID, one column a target, counts;
+- `*metadata_file`: fov, cell_ID, CenterX_global_px, CenterY_global_px, ... (required beside it);
+- `*fov_positions_file`: fov, x_global_px, y_global_px, or mm (read where the metadata have only
+  positions within the FOV);
+- `*tx_file`: fov, cell_ID, x_global_px, y_global_px, target, ...: one row a transcript. Read where
+  there is no exprMat_file: then its transcripts are counted, and a cell without metadata is where
+  its transcripts are on average.
 
-`cell_ID` is unique within its FOV only, so a cell is known by the pair. The two tables are
-joined by it, never by position: the vendor does not promise equal order. `cell_ID` 0 is
-not a cell but the transcripts outside all cells; such rows are dropped.
+`cell_ID` is unique within its FOV only, so a cell is known by the pair (ingest/readers/
+cosmx_tables.py has the spellings). The tables are joined by it, never by position: the vendor does
+not promise equal order. `cell_ID` 0 is not a cell but the transcripts outside all cells; such
+rows are dropped.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cellplm.errors import InputError, MissingFileError
-from cellplm.ingest.blocks import compress
-from cellplm.ingest.coords import coords_um
-from cellplm.ingest.readers.delimited import Delimited, read_small
+from cellplm.ingest.readers import transcripts
+from cellplm.ingest.readers.cell_ids import read_frame
+from cellplm.ingest.readers.cosmx_tables import (
+    FOV,
+    NUMBER,
+    SLIDE,
+    Keys,
+    plain,
+    positions,
+    read_keys,
+    refuse_repeated,
+)
+from cellplm.ingest.readers.delimited import Delimited
+from cellplm.ingest.readers.kept import kept
 from cellplm.ingest.source import Block, Found, Modality, ReadOptions, Source
 
 FORMAT = "cosmx"
 
 NAME = re.compile(
-    r"^(?P<prefix>.*?)[-_.]?(?P<role>exprMat|metadata|fov_positions|tx)_file\.csv(\.gz)?$", re.I
+    r"^(?P<prefix>.*?)[-_. ]?(?P<role>exprMat|metadata|fov[-_.]positions|tx)[-_.]file"
+    r"\.(csv(\.gz)?|parquet)$",
+    re.I,
 )
-FOV = ("fov", "FOV", "Fov")
-CELL = ("cell_ID", "cell_id", "cellID", "CellId", "cell")
-OTHER_NAMES = {
-    "centerx_global_px": "CenterX_global_px",
-    "centery_global_px": "CenterY_global_px",
-}
+TYPES = (
+    (re.compile(r"neg(prb|ative)", re.I), "Negative Control Probe"),
+    (re.compile(r"systemcontrol", re.I), "System Control"),
+    (re.compile(r"falsecode", re.I), "False Code"),
+)
 
 
 def find(files: Sequence[Path]) -> list[Found]:
-    """One data set for every expression matrix, with the files that share its prefix."""
-    by_prefix: dict[str, dict[str, Path]] = {}
+    """One data set for every prefix that has a matrix or transcripts, with all of its files."""
+    by_prefix: dict[str, list[Path]] = {}
     for path in files:
         if match := NAME.match(path.name):
-            by_prefix.setdefault(match["prefix"], {})[match["role"].lower()] = path
-    return [
-        Found(
-            format=FORMAT,
-            path=roles["exprmat"],
-            files=(roles["exprmat"], *(roles[r] for r in sorted(roles) if r != "exprmat")),
-            name=prefix or roles["exprmat"].parent.name,
-        )
-        for prefix, roles in by_prefix.items()
-        if "exprmat" in roles
-    ]
+            by_prefix.setdefault(match["prefix"], []).append(path)
+    found = []
+    for prefix, paths in by_prefix.items():
+        main = _of(paths, "exprmat") or _of(paths, "tx")
+        if main is not None:
+            rest = sorted((p for p in paths if p != main), key=lambda p: (_role(p), p.name))
+            unread = tuple(p for p in rest if _role(p) == "tx")
+            found.append(
+                Found(
+                    format=FORMAT,
+                    path=main,
+                    files=(main, *(p for p in rest if p not in unread)),
+                    beside=unread,
+                    name=prefix or main.absolute().parent.name,
+                )
+            )
+    return found
 
 
 def refusal(path: Path) -> str | None:
     """Why a file named as of a CosMx export is no data set."""
-    match = NAME.match(path.name)
-    if match is None:
+    if NAME.match(path.name) is None:
         return None
-    return f"{path}: a file of a CosMx export without its *exprMat_file.csv"
+    return f"{path}: a file of a CosMx export without its *exprMat_file.csv or *tx_file.csv"
 
 
 def open_source(found: Found, options: ReadOptions) -> Source:
-    """Read the metadata and the cell keys of the matrix, and join them.
+    """Read the metadata and the cells of the matrix or of the transcripts, and join them.
+
+    With the modality "scrna", metadata may be missing.
 
     Raises:
         MissingFileError: there is no metadata file beside the matrix.
-        InputError: a key column lacks, a cell stands twice, or a cell has no metadata.
+        InputError: a key column lacks, a cell stands twice or has no metadata, or a table is
+            damaged.
     """
-    table = Delimited.sniff(found.path)
-    fov_at, cell_at = (_position(table.columns, names, found.path) for names in (FOV, CELL))
-    features = [i for i in range(len(table.columns)) if i not in (fov_at, cell_at, table.label_at)]
-    keys = table.read_columns([fov_at, cell_at])
-    expr = pd.MultiIndex.from_arrays(
-        [_whole(keys[0], "fov", found.path), _whole(keys[1], "cell_ID", found.path)],
-        names=["fov", "cell_ID"],
-    )
-    keep = expr.get_level_values("cell_ID") != 0
-    cells = expr[keep]
-    if not cells.is_unique:
-        fov, cell = cells[cells.duplicated()][0]
-        raise InputError(f"{found.path}: cell {cell} of FOV {fov} stands twice")
-    obs = _metadata(found, cells)
-    n_outside = int((~keep).sum())
-    notes = (f"{n_outside} rows with cell_ID 0 (transcripts outside cells) were dropped",)
+    counts = _from_transcripts(found) if _role(found.path) == "tx" else _from_matrix(found)
     modality: Modality = options.modality or "srt"
+    metadata, fovs = (_of(found.files, role) for role in ("metadata", "fov_positions"))
+    notes = list(counts.warnings)
+    if metadata is not None:
+        obs, more = _metadata(metadata, counts.cells, of=found.path)
+        notes += more
+    elif counts.positions is not None or modality == "scrna":
+        obs = _cells(counts.cells)
+        obs = obs if counts.positions is None else obs.join(counts.positions)
+    else:
+        raise MissingFileError(
+            f"{found.path}: no *metadata_file.csv beside it; a CosMx export has one, with the "
+            f"positions of the cells. To read the counts alone, pass --modality scrna"
+        )
+    coords_um = None
+    if modality == "srt":
+        told = metadata or found.path
+        obs, coords_um, more_notes = positions(obs, options=options, path=told, fovs=fovs)
+        notes += more_notes
+        if coords_um is None:
+            raise InputError(
+                f"{told}: no columns CenterX_global_px and CenterY_global_px, and no "
+                f"fov_positions_file for those of the FOV; it has "
+                f"{', '.join(map(str, obs.columns))}"
+            )
     return Source(
         name=found.name,
         format=FORMAT,
         files=found.files,
         obs=obs,
-        var=pd.DataFrame(index=pd.Index([table.columns[i] for i in features], dtype=object)),
-        counts_from="exprMat_file",
-        looked_in=("exprMat_file: one column a target",),
+        var=_var(counts.features),
+        counts_from=counts.place,
+        looked_in=(f"{counts.place}: {counts.told}",),
         modality=modality,
         platform="CosMx",
-        coords_um=coords_um(obs) if modality == "srt" else None,
-        blocks=lambda: _blocks(table, features, keep),
+        coords_um=coords_um,
+        blocks=counts.blocks,
+        warnings=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Counts:
+    """Where the counts come from.
+
+    Attributes:
+        cells: their rows.
+        features: their columns.
+        place, told: what it is called, and how it was read.
+        positions: of the cells, columns of pixels; None where the metadata have to tell.
+        blocks: see `Source`.
+        warnings: see `Source`.
+    """
+
+    cells: Keys
+    features: list[str]
+    place: str
+    told: str
+    positions: pd.DataFrame | None = None
+    blocks: Callable[[], Iterator[Block]]
+    warnings: tuple[str, ...]
+
+
+def _role(path: Path) -> str:
+    match = NAME.match(path.name)
+    return re.sub("[-.]", "_", match["role"].lower()) if match else ""
+
+
+def _of(paths: Sequence[Path], role: str) -> Path | None:
+    """The text file of this role."""
+    texts = (p for p in paths if not p.name.lower().endswith(".parquet"))
+    return next((p for p in texts if _role(p) == role), None)
+
+
+def _from_matrix(found: Found) -> _Counts:
+    table = Delimited.sniff(found.path)
+    rows = read_keys(table)
+    keep = rows.number != 0
+    cells = rows.take(keep)
+    refuse_repeated(cells.index(next(iter(cells.slide), None)), found.path)
+    aside = {i for i, name in enumerate(table.columns) if plain(name) in (*FOV, *NUMBER, *SLIDE)}
+    features = [i for i in range(len(table.columns)) if i not in aside and i != table.label_at]
+    if not features:
+        raise InputError(f"{found.path}: no column of a target beside fov and cell_ID")
+    n_outside = int((~keep).sum())
+    notes = (f"{n_outside} rows with cell_ID 0 (transcripts outside cells) were dropped",)
+    return _Counts(
+        cells=cells,
+        features=[table.columns[i] for i in features],
+        place="exprMat_file",
+        told="one column a target",
+        blocks=lambda: kept(table.blocks(features, axis="obs"), keep),
         warnings=notes if n_outside else (),
     )
 
 
-def _position(columns: Sequence[str], names: tuple[str, ...], path: Path) -> int:
-    for name in names:
-        if name in columns:
-            return list(columns).index(name)
-    raise InputError(
-        f"{path}: no column {names[0]!r}; a CosMx table has fov and cell_ID. It starts with: "
-        f"{', '.join(columns[:5])}"
+def _from_transcripts(found: Found) -> _Counts:
+    scanned = transcripts.scan(found.path)
+    cells = Keys(fov=scanned.fov, number=scanned.number)
+    n_all = scanned.n_transcripts + scanned.n_outside
+    notes = [
+        f"no exprMat_file: {scanned.n_transcripts} transcripts of {found.path.name} were counted "
+        f"by cell and target"
+    ]
+    if scanned.n_outside:
+        notes.append(
+            f"{scanned.n_outside} of {n_all} transcripts with cell_ID 0 (outside cells) were "
+            f"dropped"
+        )
+    if _of(found.files, "metadata") is None:
+        notes.append("the position of a cell is the mean of those of its transcripts")
+    return _Counts(
+        cells=cells,
+        features=list(scanned.targets),
+        place="tx_file",
+        told="transcripts by cell and target",
+        positions=pd.DataFrame(
+            scanned.mean_px, columns=list(scanned.position_columns), index=cells.names()
+        ),
+        blocks=lambda: transcripts.blocks(scanned),
+        warnings=tuple(notes),
     )
 
 
-def _whole(values: Sequence[str], name: str, path: Path) -> NDArray[np.int64]:
-    numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce")
-    bad = numbers.isna() | (numbers % 1 != 0)
-    if bad.any():
-        row = int(np.argmax(bad.to_numpy()))
-        raise InputError(
-            f"{path}: {name} is {values[row]!r} in data row {row + 1}; a whole number was expected"
-        )
-    return numbers.to_numpy(dtype=np.int64)
-
-
-def _metadata(found: Found, cells: pd.MultiIndex) -> pd.DataFrame:
-    """The metadata of the cells, in the order of the matrix, with unique names."""
-    path = next(
-        (p for p in found.files if (m := NAME.match(p.name)) and m["role"].lower() == "metadata"),
-        None,
-    )
-    if path is None:
-        raise MissingFileError(
-            f"{found.path}: no *metadata_file.csv beside it; a CosMx export has one, with the "
-            f"positions of the cells"
-        )
-    table = read_small(path)
-    columns = [str(c) for c in table.columns]
-    fov, cell = columns[_position(columns, FOV, path)], columns[_position(columns, CELL, path)]
-    keys = pd.MultiIndex.from_arrays(
-        [_whole(list(table[fov]), "fov", path), _whole(list(table[cell]), "cell_ID", path)]
-    )
-    if not keys.is_unique:
-        twice = keys[keys.duplicated()][0]
-        raise InputError(f"{path}: cell {twice[1]} of FOV {twice[0]} stands twice")
-    rows = keys.get_indexer(cells)
-    if (rows < 0).any():
-        lost = cells[rows < 0]
-        raise InputError(
-            f"{path}: {len(lost)} of {len(cells)} cells of {found.path.name} are not in it, such "
-            f"as cell {lost[0][1]} of FOV {lost[0][0]}; the two files have to be of one export"
-        )
-    renamed = {c: OTHER_NAMES[c.lower()] for c in columns if c.lower() in OTHER_NAMES}
-    obs = table.iloc[rows].drop(columns=[fov, cell]).rename(columns=renamed)
-    obs.insert(0, "fov", cells.get_level_values(0).to_numpy())
-    obs.insert(1, "cell_ID", cells.get_level_values(1).to_numpy())
-    obs.index = pd.Index([f"c_{f}_{c}" for f, c in cells], dtype=object)
-    if not {"CenterX_global_px", "CenterY_global_px"} <= set(obs.columns):
-        raise InputError(
-            f"{path}: no columns CenterX_global_px and CenterY_global_px; it has "
-            f"{', '.join(columns)}"
-        )
+def _cells(cells: Keys) -> pd.DataFrame:
+    obs = pd.DataFrame({"fov": cells.fov, "cell_ID": cells.number}, index=cells.names())
+    slide = next(iter(cells.slide.values()), None)
+    if slide is not None and len(set(slide)) > 1:
+        obs["slide_ID"] = slide
     return obs
 
 
-def _blocks(table: Delimited, features: list[int], keep: NDArray[np.bool_]) -> Iterator[Block]:
-    """Rows of the matrix that are cells, renumbered without the others."""
-    start = 0
-    for first, values in table.matrices(features):
-        values = values[keep[first : first + len(values)]]
-        yield compress(values, axis="obs", start=start)
-        start += len(values)
+def _metadata(path: Path, cells: Keys, *, of: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The metadata of the cells, in the order of the matrix, and sentences about it."""
+    table = Delimited.sniff(path)
+    keys = read_keys(table)
+    # Two tables that number their slides in different ways cannot be joined by them.
+    slide = next((kind for kind in keys.slide if kind in cells.slide), None)
+    index, wanted = keys.index(slide), cells.index(slide)
+    refuse_repeated(index, path)
+    refuse_repeated(wanted, of)
+    rows = index.get_indexer(wanted)
+    if (rows < 0).any():
+        *_, fov, number = wanted[rows < 0][0]
+        raise InputError(
+            f"{path}: {int((rows < 0).sum())} of {len(wanted)} cells of {of.name} are not in it, "
+            f"such as cell {number} of FOV {fov}; the two files have to be of one export"
+        )
+    obs = _cells(cells if cells.slide else keys.take(np.asarray(rows, dtype=np.intp)))
+    aside = {i for i in keys.columns if plain(table.columns[i]) not in SLIDE}
+    rest = [
+        i
+        for i, name in enumerate(table.columns)
+        if name and i not in aside and name not in obs.columns
+    ]
+    frame = read_frame(table, rest, n_rows=len(index)).iloc[rows]
+    obs = pd.concat([obs, frame.set_axis(obs.index, axis=0)], axis=1)
+    n_more = len(index) - int((keys.number == 0).sum()) - len(wanted)
+    return obs, [f"{path.name}: {n_more} cells that have no counts were left out"] * bool(n_more)
+
+
+def _var(names: list[str]) -> pd.DataFrame:
+    types = [
+        next((kind for pattern, kind in TYPES if pattern.match(name)), "Gene Expression")
+        for name in names
+    ]
+    return pd.DataFrame({"feature_types": types}, index=pd.Index(names, dtype=object))

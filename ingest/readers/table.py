@@ -1,101 +1,82 @@
 """Read count matrices from text tables: csv, tsv or txt, gzipped or not.
 
-A table has names in its first column and its first line, numbers everywhere else, and genes
-along one of its axes; which one is found by looking the names up. R's headers may be
-one field short. Columns of positions (x_centroid, y_centroid) and other measurements that
-stand between the names and the genes of a cells x genes table go to obs.
+A table has names in its first column and its first line and numbers everywhere else; genes are
+along one of its axes, and which one is found by looking the names up (ingest/readers/
+table_layout.py). R's headers may be one field short; comments (`#`) may stand before the header, as
+in featureCounts' tables. Columns about the cells that stand beside the genes go to obs, those
+about the genes (`gene_name`, `Chr`, `Length`) to var.
 
-A second file in the folder belongs to the matrix when its name is the same but for the word
-that says what it holds: `X.count.csv.gz` and `X.metadata.csv.gz`, `H1_Data.csv` and
-`H1_Labels.csv`. It is joined by cell name, or by position where it only counts its rows
-from 1 and has as many of them as there are cells.
+Files beside it belong to it by their names (table_names.py): labels and metadata, positions,
+tables about genes. They are joined by name, or by position if they have no names
+(table_beside.py). Where positions are found: see table_positions.py.
+
+Known to be read: tables of GEO series, Giotto (`expression_matrix.txt`, `spatial_locs.txt`,
+`cell_metadata.txt`), RCTD / spacexr (`counts.csv`, `coords.csv`, `nUMI.csv`, `cell_types.csv`,
+`MappedDGEForR.csv`, `BeadLocationsForR.csv`, `dge.csv`, `meta_data.csv`, `cell_type_dict.csv`),
+Spatial Transcriptomics (spots named "10x13"), PASTE (`slice1.csv`, `slice1_coor.csv`), seqFISH
+(`*_CellxGene.csv`, `*_CellCoordinates.csv`), STARmap PLUS of the single cell portal
+(`*raw_expression_pd.csv`, `*_spatial.csv` with a second line of types), inferCNV, featureCounts.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from cellplm.errors import InputError
-from cellplm.ingest.blocks import compress
-from cellplm.ingest.coords import COLUMNS as COORD_COLUMNS
-from cellplm.ingest.coords import coords_um
-from cellplm.ingest.harmonise import known_fraction
-from cellplm.ingest.readers.delimited import Delimited, is_number, read_small
+from cellplm.ingest.readers import cell_marks
+from cellplm.ingest.readers.delimited import Delimited, typed
+from cellplm.ingest.readers.table_beside import join, spell_out
+from cellplm.ingest.readers.table_layout import Layout, lay_out
+from cellplm.ingest.readers.table_names import SUFFIX, Named, named
+from cellplm.ingest.readers.table_positions import array_places, positions
 from cellplm.ingest.source import Axis, Block, Found, Modality, ReadOptions, Source
+from cellplm.ingest.tissue import SAMPLE_COLUMNS
 
 FORMAT = "table"
 
-SUFFIX = re.compile(r"(\.(csv|tsv|tab|txt|matrix))+(\.gz)?$", re.I)
-MATRIX_WORDS = (
-    "counts", "count", "data", "expression_matrix", "expression", "expr", "matrix", "dge", "umi",
-    "raw_counts", "cell_by_gene",
-)  # fmt: skip
-CELL_WORDS = (
-    "cell_metadata", "metadata", "meta_data", "meta", "annotations", "annotation", "labels",
-    "label", "cell_types", "cell_type", "celltypes", "clusters", "coords", "locs", "spatial_locs",
-    "numi",
-)  # fmt: skip
-
-# Fewer known names than this on an axis, and it is not the genes.
-MIN_KNOWN = 0.2
-LOOKED_UP = 2000
-# Columns of a cells x genes table that are measurements of the cell.
-CELL_COLUMNS = {name for x, y, _ in COORD_COLUMNS for name in (x, y)} | {
-    "area", "cell_area", "nucleus_area", "volume", "total_counts", "n_counts", "n_genes",
+# What other programs write, and cannot be read without them.
+_FOREIGN = {
+    (".xlsx", ".xls", ".xlsm", ".ods"): "an Excel file; export it as csv",
+    (".rds", ".rdata", ".rda", ".robj", ".h5seurat", ".qs"): (
+        "an R file; export it from R as csv, mtx or h5ad"
+    ),
+    (".mat",): "a MATLAB file; export it as csv, mtx or h5ad",
+    (".pkl", ".pickle", ".npy", ".npz"): "a Python file; export it as csv, mtx or h5ad",
 }  # fmt: skip
 
-Orientation = Literal["cells x genes", "genes x cells"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Layout:
-    """How a matrix lies in its file."""
-
-    table: Delimited
-    orientation: Orientation
-    at: tuple[int, ...]
-    """The fields that are part of the matrix."""
-    aside: tuple[int, ...]
-    """The fields that are measurements of the cells."""
+# Cells that several samples were put together of: sample, barcode, and the number that
+# cellranger aggr gives to each library.
+_BARCODE = re.compile(r"(?:(?P<sample>.+)[-_.:#])?[ACGTN]{12,}(?:-(?P<library>\d+))?")
+_CELLS_A_SAMPLE = 10
 
 
 def find(files: Sequence[Path]) -> list[Found]:
-    """Claim every numeric table with genes on an axis, and what belongs to its cells."""
-    texts = [path for path in files if SUFFIX.search(path.name)]
+    """Claim every numeric table with genes on an axis, and what lies beside it."""
+    texts = {path: named(path) for path in files if SUFFIX.search(path.name)}
+    matrices = [path for path, about in texts.items() if _why_no_matrix(path, about) is None]
+    rest = {path: about for path, about in texts.items() if path not in matrices}
     found = []
-    for path in texts:
-        stem, _ = _words(path, MATRIX_WORDS)
-        if _words(path, CELL_WORDS)[1]:
-            continue
-        try:
-            _layout(path)
-        except InputError:
-            continue  # `refusal` says why, when somebody asks for this very file
-        beside = [p for p in texts if p != path and _words(p, CELL_WORDS) == (stem, "cells")]
-        own = stem if beside else SUFFIX.sub("", path.name)
-        name = own if stem else path.parent.name
+    for path in matrices:
+        about = texts[path]
+        beside = [p for p, other in rest.items() if _belongs(other, about)]
+        own = about.name if any(rest[p].stem == about.stem for p in beside) else _stem(path)
+        name = own if about.stem else path.absolute().parent.name
         found.append(Found(format=FORMAT, path=path, files=(path, *sorted(beside)), name=name))
     return found
 
 
 def refusal(path: Path) -> str | None:
-    """Why a text file is no count matrix, in one line; None for other files and for matrices."""
+    """Why a file is no count matrix, in one line; None for matrices and for other formats."""
+    for suffixes, what in _FOREIGN.items():
+        if path.name.lower().removesuffix(".gz").endswith(suffixes):
+            return f"{path}: {what}"
     if not SUFFIX.search(path.name):
         return None
-    try:
-        _layout(path)
-    except InputError as error:
-        return str(error)
-    if _words(path, CELL_WORDS)[1]:
-        return f"{path}: named as a table about cells; name the folder or the count matrix instead"
-    return None
+    return _why_no_matrix(path, named(path))
 
 
 def open_source(found: Found, options: ReadOptions) -> Source:
@@ -104,23 +85,28 @@ def open_source(found: Found, options: ReadOptions) -> Source:
     Raises:
         InputError: the file is no count matrix, cut, or has a row of another length.
     """
-    layout = _layout(found.path)
-    table = layout.table
-    rows = table.read_columns([0, *layout.aside])
-    across = pd.Index([table.columns[i] for i in layout.at], dtype=object)
-    down = pd.Index(rows[0], dtype=object)
-    if layout.orientation == "cells x genes":
-        obs, var = pd.DataFrame(index=down), pd.DataFrame(index=across)
-        for i, values in zip(layout.aside, rows[1:], strict=True):
-            obs[table.columns[i]] = pd.to_numeric(pd.Series(values, index=down), errors="coerce")
-    else:
-        obs, var = pd.DataFrame(index=across), pd.DataFrame(index=down)
+    layout = lay_out(Delimited.sniff(found.path))
+    obs, var = _axes(layout)
     notes: list[str] = []
-    for path in found.files[1:]:
-        obs, note = _join(obs, path)
-        notes.append(note)
-    positions_um = coords_um(obs)
-    modality: Modality = options.modality or ("srt" if positions_um is not None else "scrna")
+    if layout.label_at is None:
+        notes.append("cells have no names: they are numbered from 0")
+    plain = [str(column) for column in obs.columns]
+    places = array_places(obs.index)
+    if places is not None:
+        obs = obs.join(places) if obs.index.is_unique else obs
+    obs, var, more, said = _with_beside(obs, var, found)
+    notes += said
+    if (sample := _samples(obs)) is not None:
+        obs = obs.assign(sample=sample)
+        notes.append("samples are told by what stands beside the barcodes in the names of cells")
+    where = positions(
+        obs,
+        plain=[*plain, *more],
+        platform=cell_marks.platform(obs),
+        path=found.path,
+        options=options,
+    )
+    modality: Modality = options.modality or ("srt" if where.coords_um is not None else "scrna")
     return Source(
         name=found.name,
         format=FORMAT,
@@ -130,78 +116,109 @@ def open_source(found: Found, options: ReadOptions) -> Source:
         counts_from=f"table ({layout.orientation})",
         looked_in=(f"table ({layout.orientation}): the only matrix in the file",),
         modality=modality,
-        coords_um=positions_um if modality == "srt" else None,
-        blocks=lambda: _blocks(layout),
-        warnings=tuple(notes),
+        platform=where.platform,
+        coords_um=where.coords_um if modality == "srt" else None,
+        spots=where.spots,
+        unfit=cell_marks.unfit(obs),
+        blocks=lambda: _blocks(layout, len(obs) if _by_cell(layout) else len(var)),
+        warnings=(*notes, *(where.notes if modality == "srt" or where.spots else ())),
     )
 
 
-def _words(path: Path, words: tuple[str, ...]) -> tuple[str, str]:
-    """The name without suffix and role word, and "cells" or "matrix" if it ended in one."""
-    stem = SUFFIX.sub("", path.name)
-    for word in sorted(words, key=len, reverse=True):
-        match = re.fullmatch(rf"(?:(.*?)[-_. ])?{word}", stem, re.I)
-        if match:
-            return match[1] or "", "cells" if words is CELL_WORDS else "matrix"
-    return stem, ""
-
-
-def _layout(path: Path) -> _Layout:
-    table = Delimited.sniff(path)
-    names = table.columns[1:]
-    labels = [row[0] for row in table.head]
-    if all(is_number(name) for name in names):
-        raise InputError(f"{path}: the first line holds numbers; a line of names was expected")
-    aside = tuple(i for i, name in enumerate(table.columns) if i and name in CELL_COLUMNS)
-    at = tuple(i for i in range(1, len(table.columns)) if i not in set(aside))
-    for i in at:
-        bad = next((row for row in table.head if not is_number(row[i])), None)
-        if bad is not None:
-            raise InputError(
-                f"{path}: no matrix of counts: row {bad[0]!r}, column {table.columns[i]!r} holds "
-                f"{bad[i]!r}; numbers were expected everywhere but in the first column"
-            )
-    across = [table.columns[i] for i in at]
-    in_columns = known_fraction(across[:: 1 + len(across) // LOOKED_UP])
-    in_rows = known_fraction(labels)
-    if max(in_columns, in_rows) < MIN_KNOWN:
-        raise InputError(
-            f"{path}: no matrix of counts: genes are on neither axis; the columns start with "
-            f"{', '.join(across[:3])} and the rows with {', '.join(labels[:3])}"
+def _why_no_matrix(path: Path, about: Named) -> str | None:
+    try:
+        layout = lay_out(Delimited.sniff(path))
+    except InputError as error:
+        return str(error)
+    # Wells of a plate (A1, B2) are aliases of genes, so rows alone do not tell.
+    if about.role not in ("", "matrix") and layout.orientation == "genes x cells":
+        return (
+            f"{path}: named as a table about cells or genes ({about.word}); name the folder or the "
+            f"count matrix instead"
         )
-    orientation: Orientation = "cells x genes" if in_columns >= in_rows else "genes x cells"
-    return _Layout(table=table, orientation=orientation, at=at, aside=aside)
+    return None
 
 
-def _join(obs: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, str]:
-    """`obs` with the columns of a table about the cells, and a sentence on how they came in."""
-    extra = read_small(path)
-    if isinstance(extra.index, pd.RangeIndex) and extra.shape[1] > 1:
-        n_named = [int(obs.index.isin(extra[c].astype(str)).sum()) for c in extra.columns]
-        extra = extra.set_index(extra.columns[int(np.argmax(n_named))])
-    extra.index = extra.index.astype(str)
-    counted = extra.index.equals(pd.Index([str(i) for i in range(1, len(extra) + 1)], dtype=object))
-    # R writes a bare vector as a column "x": the file's name says more.
-    role = SUFFIX.sub("", path.name).replace("-", "_").split("_")[-1].lower().removesuffix("s")
-    extra.columns = pd.Index([role if str(c) == "x" else str(c) for c in extra.columns])
-    extra = extra.loc[:, ~(extra.columns.duplicated() | extra.columns.isin(obs.columns))]
-    n_known = int(obs.index.isin(extra.index).sum())
-    if extra.index.is_unique and 2 * n_known > len(obs):
-        joined = extra.reindex(obs.index)
-        how = f"by cell name ({n_known} of {len(obs)} cells)"
-    elif counted and len(extra) == len(obs):
-        joined = extra.set_axis(obs.index, axis=0)
-        how = "by position: it has a row a cell and no cell names"
-    else:
-        return obs, (
-            f"{path.name} was left out: it names {n_known} of {len(obs)} cells and has "
-            f"{len(extra)} rows"
-        )
-    note = f"{path.name} joined {how}"
-    return pd.concat([obs, joined], axis=1), note
+def _stem(path: Path) -> str:
+    return SUFFIX.sub("", path.name)
 
 
-def _blocks(layout: _Layout) -> Iterator[Block]:
-    axis: Axis = "obs" if layout.orientation == "cells x genes" else "var"
-    for start, values in layout.table.matrices(layout.at):
-        yield compress(values, axis=axis, start=start)
+def _belongs(other: Named, matrix: Named) -> bool:
+    """Whether a table belongs to a matrix: one of no name of its own belongs to all of them."""
+    if other.role in ("", "matrix"):
+        return False
+    return other.stem in (matrix.stem, ())
+
+
+def _by_cell(layout: Layout) -> bool:
+    return layout.orientation == "cells x genes"
+
+
+def _axes(layout: Layout) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both axes, as far as the matrix tells."""
+    table = layout.table
+    at = [*layout.aside, 0 if layout.label_at is None else layout.label_at]
+    *aside, labels = table.read_columns(at)
+    if layout.label_at is None:
+        labels = [str(i) for i in range(len(labels))]
+    down = pd.DataFrame(index=pd.Index([label.strip() for label in labels], dtype=object))
+    for i, texts in zip(layout.aside, aside, strict=True):
+        name = table.columns[i] or f"column_{i + 1}"
+        while name in down.columns:
+            name += "_"
+        down[name] = typed(texts).to_numpy()
+    across = pd.DataFrame(index=pd.Index([table.columns[i] for i in layout.at], dtype=object))
+    return (down, across) if _by_cell(layout) else (across, down)
+
+
+def _with_beside(
+    obs: pd.DataFrame, var: pd.DataFrame, found: Found
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str], list[str]]:
+    """Both axes with the tables beside the matrix; columns of positions; and what was done."""
+    own = named(found.path).stem
+    positions_first = {"positions": 0, "cells": 1, "meanings": 2, "genes": 3}
+    beside = sorted(found.files[1:], key=lambda p: (positions_first[named(p).role], p.name))
+    plain: list[str] = []
+    notes = []
+    for path in beside:
+        about = named(path)
+        if about.role == "meanings":
+            joined = spell_out(obs, path)
+            obs = joined.frame
+        elif about.role == "genes":
+            joined = join(var, path, what="genes", by_position=about.stem == own)
+            var = joined.frame
+        else:
+            joined = join(obs, path, what="cells", by_position=about.stem == own)
+            obs = joined.frame
+            plain += joined.columns if about.role == "positions" else ()
+        notes.append(joined.note)
+    return obs, var, plain, notes
+
+
+def _samples(obs: pd.DataFrame) -> pd.Series[str] | None:
+    """The sample of each cell where its name is a barcode and tells it, and no column does."""
+    lower = {str(column).lower() for column in obs.columns}
+    if lower & set(SAMPLE_COLUMNS) or len(obs) < 2 * _CELLS_A_SAMPLE:
+        return None
+    if _BARCODE.fullmatch(str(obs.index[0])) is None:
+        return None
+    parts = pd.Series(obs.index, index=obs.index).str.extract(f"^{_BARCODE.pattern}$")
+    for part in ("sample", "library"):
+        n_samples = parts[part].nunique()
+        if parts[part].notna().all() and 2 <= n_samples <= len(obs) / _CELLS_A_SAMPLE:
+            sample: pd.Series[str] = parts[part]
+            return sample if part == "sample" else "library_" + sample
+    return None
+
+
+def _blocks(layout: Layout, n_rows: int) -> Iterator[Block]:
+    axis: Axis = "obs" if _by_cell(layout) else "var"
+    n_read = 0
+    for block in layout.table.blocks(layout.at, axis=axis):
+        n_read += block.n
+        if n_read > n_rows:
+            break
+        yield block
+    if n_read != n_rows:
+        raise InputError(f"{layout.table.path}: changed while it was read; start again")

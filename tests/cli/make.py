@@ -23,7 +23,7 @@ TINY = (
 )  # fmt: skip
 """Assignments that make a model small; two arguments each."""
 
-PROGRESS = re.compile(r"(check|sort|write|embed|pretrain|fine-tune) ")
+PROGRESS = re.compile(r"(check|read|sort|write|embed|pretrain|fine-tune) ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from cellplm.corpus.reader import Corpus
 from tests.cli.make import run
-from tests.make import make_corpus
+from tests.make import make_adata, make_corpus
 
 KEYS = set("snapshot format_version n_obs n_genes nnz n_tissues bytes modalities parts".split())
 PART_KEYS = set(
@@ -61,3 +61,36 @@ def test_what_is_no_corpus_is_said_in_one_line(
         tmp_path / "absent", "cellplm ingest"
     )
     run(capsys, "info", tmp_path).assert_error(tmp_path, "no cellplm corpus")
+
+
+def test_the_gene_report_is_one_document(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = run(capsys, "info", corpus.path, "--genes", "set0", "--json").document
+    assert document["name"] == "set0"
+    assert document["n_vars"] == 50 == sum(document["kinds"].values())
+    assert document["matches"]["id"] == 50 == document["n_in_vocabulary"]
+    assert document["unmapped"] == document["renamed"] == document["ambiguous"] == []
+
+
+def test_a_person_sees_counts_and_the_first_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adata = make_adata()
+    adata.var_names = ["CD3E", "LYZ", "[red]", "DDX58", *[f"odd{i}" for i in range(46)]]
+    made = make_corpus(tmp_path, adata)
+    shown = run(capsys, "info", made.path, "--genes", "set0")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert lines[0] == "set0, 50 features"
+    assert "human; 3 genes in the default vocabulary of 19,374" in lines
+    assert "found under another name (1): DDX58 → RIGI" in lines
+    (unknown,) = (line for line in lines if line.startswith("unknown"))
+    assert unknown.startswith("unknown (47): [red], odd0, odd1,")
+    assert unknown.endswith("odd18, … and 27 more (--json lists all)")
+
+
+def test_an_unknown_data_set_is_said_in_one_line(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "info", corpus.path, "--genes", "nope").assert_error("nope", "set0, set1", code=2)

@@ -158,7 +158,7 @@ def test_ctrl_c_stops_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cellplm", "ingest", str(baron), "--out", str(tmp_path / "c")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith("check Baron")
+        assert process.stderr.readline().startswith("read Baron")
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130

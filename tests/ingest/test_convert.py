@@ -21,7 +21,7 @@ from cellplm.corpus.reader import Corpus, Part
 from cellplm.corpus.writer import PartWriter
 from cellplm.errors import ConflictError, InputError, MissingFileError, NotACorpusError
 from cellplm.ingest.convert import ingest_files
-from cellplm.ingest.plan import IngestOptions
+from cellplm.ingest.options import IngestOptions
 from tests.make import make_adata, make_corpus, write_h5ad
 from tests.shared import SHARED, needs_shared
 

@@ -7,6 +7,7 @@ import pytest
 from cellplm.errors import InputError, MissingFileError
 from cellplm.ingest.find import SOURCES, find, why_not
 from tests.ingest.make import GENES, make_counts, write_cosmx, write_h5ad, write_text
+from tests.ingest.make_anndata import make_anndata, write_spatialdata, write_zarr
 from tests.shared import SHARED, needs_shared
 
 TABLE = "gene,a,b\n" + "".join(f"{gene},1,2\n" for gene in GENES)
@@ -65,7 +66,7 @@ def test_a_missing_path_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("notes.md", "hello", "no data set that can be read; known formats are cosmx, h5ad"),
+        ("notes.md", "hello", "no data set that can be read; known formats are .*cosmx.*h5ad"),
         ("labels.csv", '"","x"\n"1","acinar"\n', "no matrix of counts: row '1', column 'x'"),
         ("genes.csv", "", "empty file"),
     ],
@@ -89,6 +90,29 @@ def test_a_damaged_table_in_a_folder_is_left_over_with_its_reason(tmp_path: Path
 
 def test_every_format_is_listed_under_its_own_name() -> None:
     assert all(reader.FORMAT == name for name, reader in SOURCES.items())
+
+
+def test_a_zarr_is_one_data_set_and_a_spatialdata_one_for_each_table(tmp_path: Path) -> None:
+    one, two = make_anndata(make_counts(3, 2)), make_anndata(make_counts(4, 2))
+    write_zarr(tmp_path / "a.zarr", one)
+    write_zarr(tmp_path / "folder without suffix", one, zarr_format=2)
+    write_spatialdata(tmp_path / "slide.zarr", {"cells": one, "nuclei": two})
+    found, others = find([tmp_path])
+    assert [(one.format, one.name) for one in found] == [
+        ("spatialdata", "slide-cells"), ("spatialdata", "slide-nuclei"),
+        ("anndata-zarr", "a"), ("anndata-zarr", "folder without suffix"),
+    ]  # fmt: skip
+    assert others == []
+    named, others = find([tmp_path / "slide.zarr"])
+    assert [one.name for one in named] == ["slide-cells", "slide-nuclei"]
+    assert others == []
+
+
+def test_a_zarr_and_the_h5ad_of_one_name_keep_apart(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "a.zarr", make_anndata(make_counts(3, 2)))
+    write_h5ad(tmp_path / "a.h5ad", make_counts(3, 2))
+    names = [one.name for one in find([tmp_path])[0]]
+    assert len(set(names)) == 2
 
 
 @needs_shared

@@ -226,7 +226,7 @@ def test_a_dask_cluster_makes_the_same_corpus_though_a_worker_is_killed(
 ) -> None:
     address, workers = cluster
     out = tmp_path / "c.zarr"
-    killed = []
+    killed: list[int] = []
 
     def kill_one() -> None:
         while not killed:

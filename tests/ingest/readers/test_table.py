@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cellplm.errors import InputError
 from cellplm.ingest.counts import CountCheck
-from cellplm.ingest.readers import delimited, table
+from cellplm.ingest.readers import rows, table, textfile
 from cellplm.ingest.source import ReadOptions, Source
 from tests.ingest.make import GENES, dense, make_counts, write_text
 from tests.shared import SHARED, needs_shared
@@ -70,7 +70,7 @@ def test_either_orientation_and_any_spelling_give_the_same_matrix(
 def test_small_blocks_make_the_same_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = make_counts(300, len(GENES))
     write(tmp_path / "m.csv", list(GENES), [f"cell_{i}" for i in range(300)], counts)
-    monkeypatch.setattr(delimited, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 256)
     source = opened(tmp_path)
     assert len(list(source.blocks())) > 3
     np.testing.assert_array_equal(dense(source.blocks(), counts.shape), counts)
@@ -94,7 +94,7 @@ def test_metadata_of_the_same_name_are_joined_by_cell(tmp_path: Path) -> None:
     source = opened(tmp_path)
     assert source.name == "a"
     assert source.obs["type"].tolist() == ["t0", "t1", "t2", "t3", "t4"]
-    assert "by cell name" in source.warnings[0]
+    assert "by name (5 of 5 cells)" in source.warnings[0]
 
 
 def test_labels_without_cell_names_are_joined_by_position(tmp_path: Path) -> None:
@@ -103,7 +103,8 @@ def test_labels_without_cell_names_are_joined_by_position(tmp_path: Path) -> Non
     write_text(tmp_path / "H1_Labels.csv", "\n".join(['"","x"', *labels]))
     write_text(tmp_path / "H1_Gene_Ann.csv", '"","x"\n"1","CD3E"\n"2","LYZ"\n')
     source = opened(tmp_path)
-    assert [path.name for path in source.files] == ["H1_Data.csv", "H1_Labels.csv"]
+    names = ["H1_Data.csv", "H1_Gene_Ann.csv", "H1_Labels.csv"]
+    assert [path.name for path in source.files] == names
     assert source.obs["label"].tolist() == ["t0", "t1", "t2", "t3", "t4"]
     assert "by position" in source.warnings[0]
 
@@ -181,7 +182,7 @@ def test_a_file_that_is_no_text_is_told_apart(tmp_path: Path) -> None:
 def test_a_line_without_end_does_not_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "MAX_LINE", 100)
+    monkeypatch.setattr(textfile, "MAX_LINE", 100)
     path = write_text(tmp_path / "m.csv", "gene,a\n" + "1," * 500)
     assert table.find([path]) == []
     assert "a line of more than" in (table.refusal(path) or "")

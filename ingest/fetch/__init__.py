@@ -1,0 +1,1 @@
+"""Make local what an ingest is given: addresses are downloaded, archives unpacked."""
