@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 
 from cellplm.corpus import index as part_index
 from cellplm.corpus import schema
+from cellplm.corpus.columns import OBS_COLUMNS, VAR_COLUMNS, renamed
 from cellplm.corpus.genes import GeneIndex
 from cellplm.corpus.index import PartIndex
 from cellplm.corpus.manifest import ObjectRef, PartEntry, SourceFile
 from cellplm.corpus.writer import PartWriter, hash_file, write_object
 from cellplm.errors import InputError
 from cellplm.ingest.options import DataSetOptions
+from cellplm.ingest.overlap import Prints, prints
 from cellplm.ingest.plan import Planned, plan_data_set
 from cellplm.ingest.report import Ingested
 from cellplm.ingest.sort import (
@@ -93,28 +95,13 @@ class Shards:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Cells:
-    """How the cells of a data set are recognised, in the source's order.
-
-    Attributes:
-        names: (N,) object.
-        content: (N,) uint64, see ingest/content.py.
-        totals: (N,) int64 counts.
-    """
-
-    names: NDArray[np.object_]
-    content: NDArray[np.uint64]
-    totals: NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Brought:
     """A data set that was planned and, unless it was a dry run, written.
 
     Attributes:
         told: for the report.
         content: of all its cells.
-        cells: of it.
+        prints: by which its cells are found again.
         entry: for the snapshot; its `objects` come from `finish`. None in a dry run.
         writer: of the part.
         shards: still to be written; None: all are.
@@ -122,7 +109,7 @@ class Brought:
 
     told: Ingested
     content: str
-    cells: Cells
+    prints: Prints
     entry: PartEntry | None = None
     writer: PartWriter | None = None
     shards: Shards | None = None
@@ -173,12 +160,7 @@ def bring(job: Job, on_rows: Callable[[int], None] | None = None) -> Brought:
         on_rows or (lambda _: None),
     )
     told = _describe(job, planned)
-    cells = Cells(
-        names=planned.source.obs.index.to_numpy(dtype=object),
-        content=planned.scanned.content,
-        totals=planned.scanned.row_total,
-    )
-    brought = Brought(told=told, content=planned.content, cells=cells)
+    brought = Brought(told=told, content=planned.content, prints=prints(planned.cells))
     if job.root is not None:
         brought = _write(job, job.root, planned, stash, part_id, brought)
     stash.close()
@@ -348,6 +330,10 @@ def _provenance(job: Job, planned: Planned) -> dict[str, Any]:
         "mapped_by": genes.how,
         "ambiguous": list(genes.ambiguous),
         "warnings": list(planned.warnings),
+        "renamed_columns": {
+            "obs": renamed(source.obs.columns, OBS_COLUMNS),
+            "var": renamed(source.var.columns, VAR_COLUMNS),
+        },
     }
 
 

@@ -28,6 +28,7 @@ from cellplm.ingest.fetch.fetch import Fetched, display, fetch
 from cellplm.ingest.find import find, why_not
 from cellplm.ingest.lease import Lease
 from cellplm.ingest.options import IngestOptions
+from cellplm.ingest.overlap import Prints, overlaps
 from cellplm.ingest.pool import Here, pool, workers_for
 from cellplm.ingest.report import Ingested, IngestReport, Left
 from cellplm.ingest.source import Found
@@ -96,7 +97,7 @@ def ingest_files(
                     executor=executor,
                     on_progress=on_progress,
                 )
-                ledger = _Ledger(run, corpus.snapshot if corpus else None)
+                ledger = _Ledger(run, corpus)
                 for each, outcome in _side_by_side(run, ledger, found, workers):
                     ledger.enter(each, outcome)
                 ledger.close()
@@ -147,14 +148,16 @@ class _Run:
 class _Ledger:
     """Decides, in order, what becomes of each data set, and commits."""
 
-    def __init__(self, run: _Run, snapshot: Snapshot | None) -> None:
+    def __init__(self, run: _Run, corpus: Corpus | None) -> None:
         self.run = run
-        self.snapshot = snapshot
+        self.corpus = corpus
+        self.snapshot = corpus.snapshot if corpus else None
         self.ingested: list[Ingested] = []
         self.skipped: list[Left] = []
         self.refused: list[Left] = []
         self.waiting: list[tuple[Ingested, PartEntry]] = []
-        parts = snapshot.parts if snapshot else ()
+        self._prints: list[Prints] = []
+        parts = self.snapshot.parts if self.snapshot else ()
         self._sources = {frozenset(s.sha256 for s in part.sources): part.name for part in parts}
         self._content = {part.content: part.name for part in parts}
         self._names = {part.name for part in parts}
@@ -180,8 +183,9 @@ class _Ledger:
                 raise
             self.refused.append(replace(left, reason=self.run.show(str(error))))
             return
+        name = _unique(brought.told.name, self._names)
+        self._prints.append(replace(brought.prints, data_set=name))
         if brought.entry is None:
-            name = _unique(brought.told.name, self._names)
             self.ingested.append(replace(brought.told, name=name))
             return
         self.waiting.append((brought.told, brought.entry))
@@ -189,8 +193,13 @@ class _Ledger:
             self._commit()
 
     def close(self) -> None:
-        """Commit what was waiting for all others."""
+        """Commit what was waiting for all others, and say which cells stood elsewhere before."""
         self._commit()
+        found = overlaps(self.corpus, self._prints)
+        self.ingested = [
+            replace(told, warnings=(*told.warnings, *(each.sentence() for each in mine)))
+            for told, mine in zip(self.ingested, found, strict=True)
+        ]
 
     def _check_content(self, sources: Sequence[SourceFile], brought: Brought) -> None:
         name = self._content.get(brought.content)

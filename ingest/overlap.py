@@ -13,7 +13,7 @@ be chance, and chance is not reported:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,38 +130,40 @@ class Repeats:
         return out
 
 
-def overlaps(corpus: Corpus, new: Cells) -> list[Overlap]:
-    """Compare a data set with every part of a corpus, one after the other.
+def overlaps(corpus: Corpus | None, new: Sequence[Prints]) -> list[list[Overlap]]:
+    """Compare data sets with every part of a corpus, and with those before them.
 
     Args:
-        corpus: at the snapshot that counts.
-        new: the cells of the data set.
+        corpus: before any of them came in; each of its parts is read once. None: there is none.
+        new: the data sets, in their order.
 
     Returns:
-        What is more than chance, in the order of the parts.
+        For each of them what is more than chance, in the order of the parts.
 
     Raises:
         CorruptCorpusError: names or hashes of a part cannot be read.
     """
-    return compare(new, (cells_of(part) for part in corpus.parts))
+    out: list[list[Overlap]] = [[] for _ in new]
+    for part in corpus.parts if corpus and new else ():
+        theirs = prints(cells_of(part))
+        for found, mine in zip(out, new, strict=True):
+            found += compare(mine, theirs)
+    for number, mine in enumerate(new):
+        for theirs in new[:number]:
+            out[number] += compare(mine, theirs)
+    return out
 
 
-def compare(new: Cells, others: Iterable[Cells]) -> list[Overlap]:
-    """`overlaps` with data sets that need not be in a corpus."""
-    mine = _prints(new)
-    found = []
-    for other in others:
-        theirs = _prints(other)
-        overlap = Overlap(
-            part=other.data_set,
-            n_same_counts=_same_counts(mine, theirs),
-            n_same_names=_same_names(mine, theirs),
-            n_of_new=new.names.size,
-            n_of_part=other.names.size,
-        )
-        if overlap.n_same_counts or overlap.n_same_names:
-            found.append(overlap)
-    return found
+def compare(new: Prints, other: Prints) -> list[Overlap]:
+    """What of a data set another one has too: one overlap, or none."""
+    overlap = Overlap(
+        part=other.data_set,
+        n_same_counts=_same_counts(new, other),
+        n_same_names=_same_names(new, other),
+        n_of_new=new.n,
+        n_of_part=other.n,
+    )
+    return [overlap] if overlap.n_same_counts or overlap.n_same_names else []
 
 
 def cells_of(part: Part) -> Cells:
@@ -195,10 +197,12 @@ def repeats(cells: Cells) -> Repeats:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Prints:
+class Prints:
     """What may be found again of a data set; every array of values is unique and ascending.
 
     Attributes:
+        data_set: its name.
+        n: its cells.
         hashes: of counts that say something.
         n_cells: how many cells have each of them.
         names: hashes of names that say something.
@@ -207,6 +211,8 @@ class _Prints:
         spatial: whether barcodes may be those of spots.
     """
 
+    data_set: str
+    n: int
     hashes: NDArray[np.uint64]
     n_cells: NDArray[np.int64]
     names: NDArray[np.uint64]
@@ -215,7 +221,8 @@ class _Prints:
     spatial: bool
 
 
-def _prints(cells: Cells) -> _Prints:
+def prints(cells: Cells) -> Prints:
+    """What may be found again of some cells."""
     hashes, n_cells = _counted(cells.cell_hash[_telling(cells)])
     rare = n_cells <= MOST_ALIKE
     # R makes "." of "-".
@@ -231,7 +238,9 @@ def _prints(cells: Cells) -> _Prints:
     )
     besides, n_barcodes = _counted(_hashed(beside))
     named = [_hashed(with_barcode), _hashed(plain.filter(_says_something(plain)))]
-    return _Prints(
+    return Prints(
+        data_set=cells.data_set,
+        n=cells.names.size,
         hashes=hashes[rare],
         n_cells=n_cells[rare],
         names=_counted(np.concatenate(named))[0],
@@ -271,13 +280,13 @@ def _hashed(texts: pa.Array) -> NDArray[np.uint64]:
     return hashed
 
 
-def _same_counts(new: _Prints, part: _Prints) -> int:
+def _same_counts(new: Prints, part: Prints) -> int:
     _, mine, _ = np.intersect1d(new.hashes, part.hashes, assume_unique=True, return_indices=True)
     n = int(new.n_cells[mine].sum())
     return n if n > FEWEST else 0
 
 
-def _same_names(new: _Prints, part: _Prints) -> int:
+def _same_names(new: Prints, part: Prints) -> int:
     n = int(np.intersect1d(new.names, part.names, assume_unique=True).size)
     _, mine, theirs = np.intersect1d(
         new.besides, part.besides, assume_unique=True, return_indices=True

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cellplm.corpus.genes import GeneIndex
@@ -20,6 +21,7 @@ from cellplm.ingest import content
 from cellplm.ingest.find import SOURCES
 from cellplm.ingest.harmonise import Harmonised, harmonise
 from cellplm.ingest.options import DataSetOptions
+from cellplm.ingest.overlap import Cells
 from cellplm.ingest.scan import Columns, OnRows, Scan, scan
 from cellplm.ingest.sort import Layout, lay_out
 from cellplm.ingest.source import Found, Source
@@ -73,6 +75,11 @@ class Planned:
     excluded: dict[str, int]
     content: str
     warnings: tuple[str, ...]
+
+    @property
+    def cells(self) -> Cells:
+        """How its cells are recognised, in the source's order."""
+        return _cells(self.source, self.scanned)
 
     @property
     def nnz(self) -> int:
@@ -157,6 +164,16 @@ def plan_data_set(
         ),
     )
     return planned, held
+
+
+def _cells(source: Source, scanned: Scan) -> Cells:
+    return Cells(
+        data_set=source.name,
+        cell_hash=scanned.content,
+        totals=scanned.library_size,
+        names=pd.Index(source.obs.index.astype(str)),
+        modality=source.modality,
+    )
 
 
 def _harmonise(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cellplm.corpus.columns import OBS_COLUMNS, VAR_COLUMNS, stored_names
 from cellplm.ingest.plan import Planned
 
 
@@ -30,7 +31,10 @@ def obs_table(planned: Planned) -> pd.DataFrame:
         "kept": planned.kept[order],
         "cell_hash": planned.scanned.content[order],
     }
-    obs = _storable(planned.source.obs).iloc[order]
+    names = planned.source.obs.index.astype(str)
+    if names.has_duplicates:
+        ours["source_name"] = names.to_numpy().astype(object)[order]
+    obs = _storable(planned.source.obs, OBS_COLUMNS).iloc[order]
     return _with_ours(obs, ours)
 
 
@@ -52,14 +56,13 @@ def var_table(planned: Planned) -> pd.DataFrame:
         "match": pd.Categorical(genes.match[order]),
         "source_column": order,
     }
-    var = _storable(planned.source.var).iloc[order]
+    var = _storable(planned.source.var, VAR_COLUMNS).iloc[order]
     var.index = pd.Index(np.where(genes.kind == "gene", genes.gene_id, name)[order])
     return _with_ours(var, ours)
 
 
 def _with_ours(table: pd.DataFrame, ours: dict[str, object]) -> pd.DataFrame:
-    theirs = {column: f"source_{column}" for column in table.columns if column in ours}
-    out = table.rename(columns=theirs).assign(**ours)  # type: ignore[arg-type]
+    out = table.assign(**ours)  # type: ignore[arg-type]
     out.index = _unique(out.index)
     return out
 
@@ -78,10 +81,10 @@ def _unique(names: pd.Index[Any]) -> pd.Index[Any]:
     return unique
 
 
-def _storable(table: pd.DataFrame) -> pd.DataFrame:
+def _storable(table: pd.DataFrame, ours: tuple[str, ...]) -> pd.DataFrame:
     """Mixed object columns as strings, which AnnData can write; names as strings, unique."""
     out = table.copy()
-    out.columns = _unique(pd.Index(out.columns))
+    out.columns = pd.Index(stored_names(out.columns, ours))
     for column in out.columns:
         if out[column].dtype == object:
             values = out[column]

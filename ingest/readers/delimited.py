@@ -37,7 +37,7 @@ _NUMBER = re.compile(
 # Of what pyarrow casts. Numbers that begin with 0 and very long ones are names.
 _WHOLE = r"^[+-]?(?:0|[1-9][0-9]{0,17})$"
 _FLOAT = (
-    r"^[+-]?(?:(?:0|[1-9][0-9]{0,17})(?:\.[0-9]*)?|(?:[1-9][0-9]*)?\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
+    r"^[+-]?(?:(?:0|[1-9][0-9]{0,14})(?:\.[0-9]*)?|(?:[1-9][0-9]*)?\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 )
 _TRUE, _FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
 _EXACT_DIGITS = 15
@@ -104,7 +104,7 @@ class Delimited:
                 f"{path}: the header has {len(header)} fields, the first row {width}; equal "
                 f"numbers were expected, or a header that is one short"
             )
-        n_header = _lines_of_first_row(lines[n_before:])
+        n_header = _lines_of_first_row(lines[n_before:], delimiter)
         header_at = _n_bytes(lines[:n_before])
         return cls(
             path=path,
@@ -328,12 +328,8 @@ def _without_trailing(
     return header, body, False
 
 
-def _lines_of_first_row(lines: Sequence[str]) -> int:
+def _lines_of_first_row(lines: Sequence[str], delimiter: str) -> int:
     """How many lines the first row takes, with empty ones before it and those in its quotes."""
-    n, quotes = 0, 0
-    for line in lines:
-        n += 1
-        quotes += line.count('"')
-        if line.strip() and quotes % 2 == 0:
-            break
-    return n
+    reader = csv.reader(lines, delimiter=delimiter)
+    next(row for row in reader if any(map(str.strip, row)))
+    return reader.line_num

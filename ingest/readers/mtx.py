@@ -70,7 +70,7 @@ def _refuse_long(header: Header, n: int, n_places: int, where: str) -> None:
     """Entries that must end before long are repeated, and would fill the memory, if they do not."""
     if n > n_places:
         raise InputError(
-            f"{header.path}: {where} has {n} entries and more, but at most {n_places} are "
+            f"{header.path}: {where} has at least {n} entries, but at most {n_places} are "
             f"possible; sum or drop the repeated ones"
         )
 
@@ -115,6 +115,9 @@ def _unordered(header: Header, rows: Axis) -> Iterator[Block]:
     ends = np.zeros(n_cells + 1, dtype=np.int64)
     for entries in _passed(header):
         ends[1:] += np.bincount(entries.index("obs", rows), minlength=n_cells)
+    largest = int(ends.argmax())
+    n_features = _n(header, "var", rows)
+    _refuse_long(header, int(ends[largest]), n_features, f"cell {largest}")
     np.cumsum(ends, out=ends)
     starts = _stretches(ends)
     value = "<i8" if header.field == "integer" else "<f8"
@@ -123,7 +126,14 @@ def _unordered(header: Header, rows: Axis) -> Iterator[Block]:
     with tempfile.TemporaryFile() as file:
         at = ends[starts]
         for entries in _passed(header):
-            _deal(file, _records(entries, rows, record), starts, at)
+            try:
+                _deal(file, _records(entries, rows, record), starts, at)
+            except OSError as error:
+                raise InputError(
+                    f"{header.path}: its entries are in no order, and there is no room to sort "
+                    f"them in {tempfile.gettempdir()} ({error.strerror}); let TMPDIR name a "
+                    f"larger disk"
+                ) from error
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), n_cells], strict=True):
             file.seek(int(ends[start]) * record.itemsize)
             n_bytes = int(ends[stop] - ends[start]) * record.itemsize

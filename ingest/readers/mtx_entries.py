@@ -6,6 +6,7 @@ on after what its header says is refused, and so is a line that is no entry, wit
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cellplm.errors import InputError, MissingFileError
@@ -225,12 +227,12 @@ class Parser:
         else:
             inexact = np.empty((INEXACT_AT_ONCE, 3), dtype=np.int64)
             at, n, fault, left = mtx_text.parse_reals(text, 0, *_arrays(out), n, *shape, inexact)
-            for entry, start, stop in inexact[:left].tolist():
-                value = _float(text[start:stop].tobytes())
-                if value is None:
-                    at, fault = text[:start].tobytes().rfind(b"\n") + 1, mtx_text.FAULT_LINE
-                    break
-                out.values[entry] = value
+            if left:
+                values, bad = _floats(*mtx_text.gather(text, inexact[:left]))
+                out.values[inexact[:left, 0]] = values
+                if bad is not None:
+                    before = text[: inexact[bad, 1]].tobytes()
+                    at, fault = before.rfind(b"\n") + 1, mtx_text.FAULT_LINE
         self._at += at
         self._lines = text[at:]
         if fault:
@@ -298,12 +300,24 @@ def _check_size(header: Header) -> None:
         raise InputError(f"{told}, but is cut off: so many do not fit into {n_bytes} bytes")
 
 
-def _float(token: bytes) -> float | None:
-    """What Python reads, but for its own way of grouping digits."""
+def _floats(
+    offsets: NDArray[np.int32], tokens: NDArray[np.uint8]
+) -> tuple[NDArray[np.float64], int | None]:
+    """What Python's float() reads in each token, and which is the first that is no number."""
+    n = offsets.size - 1
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(tokens)]
     try:
-        return None if b"_" in token else float(token)
-    except ValueError:
-        return None
+        strings = pa.BinaryArray.from_buffers(pa.binary(), n, buffers).cast(pa.string())
+        return strings.cast(pa.float64()).to_numpy(), None
+    except pa.ArrowInvalid:  # Python knows more spellings, such as a leading plus
+        values = np.zeros(n)
+        for i, (start, stop) in enumerate(itertools.pairwise(offsets.tolist())):
+            token = tokens[start:stop].tobytes()
+            try:
+                values[i] = float(token.replace(b"_", b"?"))  # no grouping of digits
+            except ValueError:
+                return values, i
+        return values, None
 
 
 def _line_number(path: Path, offset: int) -> int:

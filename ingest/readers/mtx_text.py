@@ -217,6 +217,26 @@ def parse_reals(text, at, rows, columns, values, n, n_rows, n_columns, inexact):
 
 
 @_jit
+def gather(text, places):  # type: ignore[no-untyped-def]
+    """Some stretches of a text behind one another.
+
+    Args:
+        text: uint8.
+        places: (k, 3) int64: anything, begin and end of each.
+
+    Returns:
+        (k + 1,) int32 where each begins, and all of them, uint8.
+    """
+    offsets = np.zeros(len(places) + 1, dtype=np.int32)
+    for i in range(len(places)):
+        offsets[i + 1] = offsets[i] + places[i, 2] - places[i, 1]
+    out = np.empty(offsets[-1], dtype=np.uint8)
+    for i in range(len(places)):
+        out[offsets[i] : offsets[i + 1]] = text[places[i, 1] : places[i, 2]]
+    return offsets, out
+
+
+@_jit
 def group(keys, fill):  # type: ignore[no-untyped-def]
     """The order that brings equal keys together and else keeps what comes first first.
 

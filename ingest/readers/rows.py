@@ -179,7 +179,8 @@ class Rows:
                     out.append(buffer[start:~stop].decode().replace('""', '"'))
         except UnicodeDecodeError as error:
             line = self._line_of(int(spans[len(out), 0]))
-            raise InputError(textfile.not_utf8(self._table.path, error, line)) from error
+            byte = error.object[error.start]
+            raise InputError(textfile.not_utf8(self._table.path, byte, line)) from error
         return out
 
     def numbers(self) -> NDArray[np.float64]:

@@ -90,18 +90,19 @@ def open_source(found: Found, options: ReadOptions) -> Source:
     notes: list[str] = []
     if layout.label_at is None:
         notes.append("cells have no names: they are numbered from 0")
-    plain = [str(column) for column in obs.columns]
+    own = [str(column) for column in obs.columns]
     places = array_places(obs.index)
     if places is not None:
-        obs = obs.join(places) if obs.index.is_unique else obs
-    obs, var, more, said = _with_beside(obs, var, found)
+        obs = obs.assign(**{str(column): places[column] for column in places})
+    obs, var, beside, said = _with_beside(obs, var, found)
     notes += said
     if (sample := _samples(obs)) is not None:
         obs = obs.assign(sample=sample)
         notes.append("samples are told by what stands beside the barcodes in the names of cells")
     where = positions(
         obs,
-        plain=[*plain, *more],
+        plain=[*own, *beside],
+        only=beside,
         platform=cell_marks.platform(obs),
         path=found.path,
         options=options,
@@ -161,12 +162,13 @@ def _axes(layout: Layout) -> tuple[pd.DataFrame, pd.DataFrame]:
     *aside, labels = table.read_columns(at)
     if layout.label_at is None:
         labels = [str(i) for i in range(len(labels))]
-    down = pd.DataFrame(index=pd.Index([label.strip() for label in labels], dtype=object))
+    about = {}
     for i, texts in zip(layout.aside, aside, strict=True):
         name = table.columns[i] or f"column_{i + 1}"
-        while name in down.columns:
+        while name in about:
             name += "_"
-        down[name] = typed(texts).to_numpy()
+        about[name] = typed(texts).to_numpy()
+    down = pd.DataFrame(about, index=pd.Index([label.strip() for label in labels], dtype=object))
     across = pd.DataFrame(index=pd.Index([table.columns[i] for i in layout.at], dtype=object))
     return (down, across) if _by_cell(layout) else (across, down)
 
@@ -176,24 +178,32 @@ def _with_beside(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str], list[str]]:
     """Both axes with the tables beside the matrix; columns of positions; and what was done."""
     own = named(found.path).stem
-    positions_first = {"positions": 0, "cells": 1, "meanings": 2, "genes": 3}
-    beside = sorted(found.files[1:], key=lambda p: (positions_first[named(p).role], p.name))
-    plain: list[str] = []
+    order = ("positions", "cells", "meanings", "genes")
+    positions_of: list[str] = []
     notes = []
-    for path in beside:
+    for path in sorted(found.files[1:], key=lambda p: (order.index(named(p).role), p.name)):
         about = named(path)
-        if about.role == "meanings":
-            joined = spell_out(obs, path)
-            obs = joined.frame
-        elif about.role == "genes":
-            joined = join(var, path, what="genes", by_position=about.stem == own)
+        mine = about.stem == own
+        try:
+            if about.role == "meanings":
+                joined = spell_out(obs, path)
+            elif about.role == "genes":
+                joined = join(var, path, what="genes", by_position=mine)
+            else:
+                joined = join(obs, path, what="cells", by_position=mine)
+        except InputError as error:
+            if mine:
+                raise
+            # It need not belong to this matrix.
+            notes.append(f"{path.name} was left out: {error}")
+            continue
+        if about.role == "genes":
             var = joined.frame
         else:
-            joined = join(obs, path, what="cells", by_position=about.stem == own)
             obs = joined.frame
-            plain += joined.columns if about.role == "positions" else ()
+        positions_of += joined.columns if about.role == "positions" else ()
         notes.append(joined.note)
-    return obs, var, plain, notes
+    return obs, var, positions_of, notes
 
 
 def _samples(obs: pd.DataFrame) -> pd.Series[str] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,10 +69,10 @@ def join(frame: pd.DataFrame, path: Path, *, what: str, by_position: bool = True
         return Joined(frame=frame, columns=(), note=note)
     counter = counter_from(texts[0]) is not None and columns[0] in ("", "X", "0", "Unnamed: 0")
     kept = [i for i in range(len(columns)) if i != key and not (i == 0 and counter)]
-    new: dict[str, pd.Series[float]] = {}
+    new: dict[str, NDArray[Any]] = {}
     for i in kept:
-        values = typed(texts[i]).reindex(place)
-        values.index = frame.index
+        # -1, for no row, is not in the index of the texts and gives NaN.
+        values = typed(texts[i]).reindex(place).to_numpy()
         # R writes a bare vector as a column "x": the file's name says more.
         alone = len(kept) == 1 and columns[i] in (*_BARE, f"{about.word}_{i}")
         name = about.word if alone else columns[i]
@@ -208,19 +209,15 @@ def _is_nameless(texts: Sequence[Sequence[str]]) -> bool:
 def _free_name(
     name: str,
     about: Named,
-    values: pd.Series[float],
+    values: NDArray[Any],
     frame: pd.DataFrame,
-    new: dict[str, pd.Series[float]],
+    new: dict[str, NDArray[Any]],
 ) -> str | None:
     """A name that no column has yet; None for a column that is there already, value by value."""
-    if name in frame.columns and _same(frame[name], values):
+    if name in frame.columns and (frame[name].astype(str) == values.astype(str)).all():
         return None
     free, n = name, 0
     while free in frame.columns or free in new:
         n += 1
         free = f"{name}_{about.word or 'more'}" if n == 1 else f"{name}_{about.word or 'more'}_{n}"
     return free
-
-
-def _same(left: pd.Series[float], right: pd.Series[float]) -> bool:
-    return bool((left.astype(str).to_numpy() == right.astype(str).to_numpy()).all())

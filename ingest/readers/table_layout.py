@@ -49,8 +49,8 @@ GENE_COLUMNS = frozenset(
     "chr chrom chromosome chromosomename seqname seqnames start end stop strand length width "
     "genelength effectivelength genesize txlength genechr genestart geneend genestrand "
     "startposition endposition entrez entrezid entrezgene entrezgeneid hgncid mgiid biotype "
-    "genebiotype genetype type featuretype description genedescription genetitle ncbiid unigene refseq "
-    "genename genesymbol symbol geneid".split()
+    "genebiotype genetype type featuretype description genedescription genetitle ncbiid "
+    "unigene refseq genename genesymbol symbol geneid".split()
 )
 STATISTICS = frozenset(
     "mean means average median variance var variancestandardized sd std cv dispersion logfc log2fc "

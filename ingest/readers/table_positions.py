@@ -79,6 +79,7 @@ def positions(
     obs: pd.DataFrame,
     *,
     plain: Collection[str],
+    only: Collection[str],
     platform: str,
     path: Path,
     options: ReadOptions,
@@ -87,7 +88,8 @@ def positions(
 
     Args:
         obs: the cells, with the columns of `array_places` if they have any.
-        plain: columns in which plain names mean positions, in the order of their file.
+        plain: columns in which plain names mean positions.
+        only: columns of files of positions; the only two with numbers are x and y.
         platform: the instrument, as far as obs tells.
         path: the file, for messages.
         options: `coords` and `um_per_unit` go before everything that is found.
@@ -100,7 +102,7 @@ def positions(
     if set(ARRAY) <= set(obs.columns):
         why = "their names are places on an array, as those of Spatial Transcriptomics"
         spots = Spots(why=why, platform="ST", pitch_um=ST_PITCH_UM)
-    pair = _pair(obs, plain, path, options)
+    pair = _pair(obs, plain, only, path, options)
     um: NDArray[np.float32] | None = None
     if pair is not None:
         xy = coords_um(obs, replace(options, coords=pair[:2], um_per_unit=1.0), path=path)
@@ -118,7 +120,11 @@ def positions(
 
 
 def _pair(
-    obs: pd.DataFrame, plain: Collection[str], path: Path, options: ReadOptions
+    obs: pd.DataFrame,
+    plain: Collection[str],
+    only: Collection[str],
+    path: Path,
+    options: ReadOptions,
 ) -> Pair | None:
     """The columns of the positions and µm a unit, 1 where none is told."""
     if options.coords is not None:
@@ -134,7 +140,7 @@ def _pair(
         return usual
     lower = {name.lower(): name for name in reversed(list(plain))}
     named = ((lower[x], lower[y]) for x, y in PLAIN_PAIRS if x in lower and y in lower)
-    numbers = [name for name in plain if pd.api.types.is_numeric_dtype(obs[name])]
+    numbers = [name for name in only if pd.api.types.is_numeric_dtype(obs[name])]
     found = next(named, (numbers[0], numbers[1]) if len(numbers) == 2 else None)
     if set(ARRAY) <= set(obs.columns):
         if found is not None and _near(obs[list(found)], obs[list(ARRAY)]):

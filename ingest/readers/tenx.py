@@ -28,7 +28,6 @@ RUN = re.compile(
 H5_NAMES = ("feature_bc_matrix.h5", "gene_bc_matrices_h5.h5", "feature_cell_matrix.h5")
 MTX_NAMES = ("feature_bc_matrix", "feature_cell_matrix")
 MATRICES = ("matrix.mtx.gz", "matrix.mtx")
-FEATURES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
 
 # Folders that say nothing about the sample, and those that are worth a word behind it.
 PLAIN_FOLDER = re.compile(
@@ -130,15 +129,20 @@ def twins(path: Path) -> list[Path]:
     return [file for folder in folders for file in visible_files(folder)]
 
 
-def raw_features(path: Path) -> list[Path]:
-    """The names of features in the raw folders beside a filtered matrix.
+def raw_names(path: Path) -> list[Path]:
+    """The files with names in the raw MatrixMarket folders beside a filtered matrix.
 
-    They are the same as its own. Whoever claims them leaves raw folders that are no whole
-    matrix any more when all of a run is looked through, but are one when named themselves.
+    Whoever claims them leaves folders that hold no whole matrix any more when all of a run is
+    looked through, and that still do when they are named themselves.
     """
     run = run_of(path)
     folders = mtx_folders(run, "raw") if run and run.kind == "filtered" else []
-    return [folder / name for folder in folders for name in FEATURES if (folder / name).is_file()]
+    return [
+        file
+        for folder in folders
+        for file in visible_files(folder)
+        if not file.name.endswith((".mtx", ".mtx.gz"))
+    ]
 
 
 def visible_files(folder: Path) -> list[Path]:

@@ -62,11 +62,8 @@ def find(files: Sequence[Path]) -> list[Found]:
             continue  # `refusal` says why, when somebody asks for this very file
         run = tenx.run_of(path)
         prefix = run.prefix if run else path.stem
-        beside = [
-            *tenx.twins(path),
-            *visium.beside(path.parent, run.prefix if run else "", files),
-            *tenx.raw_features(path),
-        ]
+        spatial, pictures = visium.beside(path.parent, run.prefix if run else "", files)
+        left = (*tenx.twins(path), *tenx.raw_names(path), *pictures)
         raw = ("raw",) if run and run.kind == "raw" else ()
         for group in groups:
             several = (group,) if len(groups) > 1 else ()
@@ -74,7 +71,8 @@ def find(files: Sequence[Path]) -> list[Found]:
                 Found(
                     format=FORMAT,
                     path=path / group if several else path,
-                    files=(path, *beside),
+                    files=(path, *spatial),
+                    beside=left,
                     name=tenx.data_set_name(path.parent, prefix, tags=(*raw, *several)),
                 )
             )

@@ -212,13 +212,16 @@ def _found(triple: Triple, files: Sequence[Path]) -> Found:
     name = tenx.data_set_name(
         folder, triple.prefix, tags=(folder.name,) if len(genomes) > 1 else ()
     )
-    mine = (triple.matrix, triple.cells, triple.features, *triple.also)
-    outer = run.folder if run else folder
-    beside = [
-        *(visium.beside(folder, triple.prefix, files) or visium.beside(outer, "", ())),
-        *tenx.raw_features(folder),
-    ]
-    return Found(format=FORMAT, path=triple.matrix, files=(*mine, *beside), name=name)
+    spatial, pictures = visium.beside(folder, triple.prefix, files)
+    if not spatial and run is not None:
+        spatial, pictures = visium.beside(run.folder, "", ())
+    return Found(
+        format=FORMAT,
+        path=triple.matrix,
+        files=(triple.matrix, triple.cells, triple.features, *spatial),
+        beside=(*triple.also, *tenx.raw_names(folder), *pictures),
+        name=name,
+    )
 
 
 def _layout(

@@ -70,32 +70,36 @@ def first_lines(path: Path, n_lines: int, n_bytes: int) -> list[str]:
     """
     lines: list[str] = []
     n_read = 0
-    with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+    # Bytes that are no UTF-8 come out as lone surrogates, so a fault can be told with its line.
+    with (
+        opened(path) as file,
+        io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as text,
+    ):
         while len(lines) < n_lines and (len(lines) < 3 or n_read < n_bytes):
-            try:
-                line = text.readline(MAX_LINE)
-            except UnicodeDecodeError as error:
-                raise InputError(not_utf8(path, error, len(lines) + 1)) from error
+            line = text.readline(MAX_LINE)
             if not line:
                 break
             if len(line) == MAX_LINE:
-                raise InputError(
-                    f"{path}: a line of more than {MAX_LINE >> 20} MiB; is it a table?"
-                )
+                limit = f"{MAX_LINE >> 20} MiB"
+                raise InputError(f"{path}: a line of more than {limit}; is it a table?")
             if "\0" in line:
                 raise InputError(
                     f"{path}: line {len(lines) + 1} has NUL bytes: it is no text, or it is UTF-16; "
                     f"save it as UTF-8"
                 )
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                byte = ord(line[error.start]) - 0xDC00
+                raise InputError(not_utf8(path, byte, len(lines) + 1)) from error
             lines.append(line)
             n_read += len(line)
     return lines
 
 
-def not_utf8(path: Path, error: UnicodeDecodeError, line: int) -> str:
+def not_utf8(path: Path, byte: int, line: int) -> str:
     """The message about bytes that are no UTF-8."""
-    byte = error.object[error.start]
-    return f"{path}: not UTF-8 text (byte 0x{byte:02x}, about line {line}); save it as UTF-8"
+    return f"{path}: not UTF-8 text (byte 0x{byte:02x} in line {line}); save it as UTF-8"
 
 
 def _refuse_other(start: bytes, path: Path) -> None:

@@ -81,26 +81,32 @@ class Places:
     notes: tuple[str, ...]
 
 
-def beside(folder: Path, prefix: str, files: Sequence[Path]) -> list[Path]:
+def beside(
+    folder: Path, prefix: str, files: Sequence[Path]
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """The files of the spatial part of a matrix; none where it has no positions.
 
     Args:
         folder: whose spatial/ is looked into.
         prefix: of the names beside the matrix.
         files: beside the matrix.
+
+    Returns:
+        Those that `places` reads (the positions first), and the others, such as pictures.
     """
     inside = visible_files(folder / "spatial")
     if any(POSITIONS.fullmatch(path.name) for path in inside):
-        return inside
-    mine = []
-    for pattern in (POSITIONS, SCALES):
-        matches = {path: pattern.fullmatch(path.name) for path in files}
-        mine += [
+        return _chosen(inside)
+    matches = {
+        path: POSITIONS.fullmatch(path.name) or SCALES.fullmatch(path.name) for path in files
+    }
+    return _chosen(
+        [
             path
             for path, match in matches.items()
             if match and match["prefix"].strip(SEPARATORS) == prefix.strip(SEPARATORS)
         ]
-    return mine if any(POSITIONS.fullmatch(path.name) for path in mine) else []
+    )
 
 
 def places(files: Sequence[Path], barcodes: pd.Index[str], options: ReadOptions) -> Places | None:
@@ -110,11 +116,9 @@ def places(files: Sequence[Path], barcodes: pd.Index[str], options: ReadOptions)
         InputError: the positions or the scale factors cannot be read, tell no scale, or know
             none of the barcodes.
     """
-    tables = [path for path in files if POSITIONS.fullmatch(path.name)]
-    if not tables:
+    path = next((p for p in files if POSITIONS.fullmatch(p.name)), None)
+    if path is None:
         return None
-    # Flat folders may hold several spellings: the one with a header says most.
-    path = min(tables, key=lambda p: (p.suffix == ".parquet", "_list" in p.name, p.name))
     table = _positions(path)
     rows = pd.Index(table["barcode"]).get_indexer(barcodes)
     if not (rows >= 0).any():
@@ -151,6 +155,20 @@ def places(files: Sequence[Path], barcodes: pd.Index[str], options: ReadOptions)
         platform="Visium HD" if hd else "Visium",
         notes=tuple(notes),
     )
+
+
+def _chosen(files: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The positions and scale factors to read, and the other files; none without positions."""
+    # Of several spellings the one with a header says most.
+    tables = sorted(
+        (path for path in files if POSITIONS.fullmatch(path.name)),
+        key=lambda path: (path.suffix == ".parquet", "_list" in path.name, path.name),
+    )
+    if not tables:
+        return (), ()
+    scales = [path for path in files if SCALES.fullmatch(path.name)]
+    read = (*tables[:1], *scales[:1])
+    return read, tuple(path for path in files if path not in read)
 
 
 def _positions(path: Path) -> pd.DataFrame:

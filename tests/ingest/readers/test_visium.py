@@ -180,7 +180,7 @@ def test_pictures_beside_the_positions_belong_to_the_run(tmp_path: Path) -> None
     outs, _ = run(tmp_path)
     picture = write(outs / "spatial/tissue_hires_image.png", b"\x89PNG")
     (one,), others = find_all([tmp_path])
-    assert picture in one.files
+    assert picture in one.beside
     assert others == []
 
 
