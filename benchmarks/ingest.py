@@ -38,6 +38,8 @@ BLOCK_CELLS = 20_000
 BLOCK_GENES = 200
 N_DONORS = 50
 DEPTH = 2650
+CHUNK_VALUES = 32_768
+"""About what anndata gives an array of this size."""
 
 
 def shares(n_genes: int, seed: int) -> np.ndarray:
@@ -85,7 +87,7 @@ def make_h5ad(path: Path, n_cells: int, layout: str, order: str, seed: int = 0) 
         x.attrs.update({"encoding-type": f"{layout}_matrix", "encoding-version": "0.1.0"})
         x.attrs["shape"] = np.array([n_cells, len(genes)])
         for name, dtype in (("data", "f4"), ("indices", "i4")):
-            x.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=True)
+            x.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(CHUNK_VALUES,))
         fill = _rows if layout == "csr" else _columns
         indptr = fill(x, n_cells, shares(len(genes), seed), seed)
         x.create_dataset("indptr", data=indptr)

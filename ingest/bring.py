@@ -6,8 +6,8 @@ again when its worker died: each attempt writes a part of its own, which `bring`
 workplace before it begins, so that what dead attempts leave is found.
 
 A data set whose counts fit in memory is read, sorted and written by one task. Of a larger one,
-`bring` writes all but the shards; `deal` and `write_shards` are the tasks for those, and
-`finish` lists and syncs the objects.
+`bring` writes all but the shards; `write_shards` is the task for those, and `finish` lists and
+syncs the objects.
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ from cellplm.ingest.overlap import Prints, prints
 from cellplm.ingest.plan import Planned, plan_data_set
 from cellplm.ingest.report import Ingested
 from cellplm.ingest.sort import (
-    READS_A_PIECE,
     Layout,
     rows_in_memory,
     rows_of_shard,
     shards_of,
-    split,
     write_shard,
 )
 from cellplm.ingest.source import Found
-from cellplm.ingest.stash import Piece, Stash, read_pieces
+from cellplm.ingest.stash import Piece, Stash, read_pieces, read_rows
 from cellplm.ingest.tables import obs_table, var_table
 
 ATTEMPTS = "attempts"
@@ -81,17 +79,15 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shards:
-    """What is left to do of a part whose counts lie in pieces on disk.
+    """What is left to do of a part whose counts lie in files.
 
     Attributes:
         layout: file of the part's `Layout`.
-        pieces: files of pieces, in the source's order.
-        of_shard: which of them each shard needs; None: they have to be dealt first.
+        files: of each shard, those that hold rows of it.
     """
 
     layout: Path
-    pieces: tuple[Path, ...]
-    of_shard: tuple[tuple[int, ...], ...] | None
+    files: tuple[tuple[Path, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -146,17 +142,13 @@ def bring(job: Job, on_rows: Callable[[int], None] | None = None) -> Brought:
     began = time.monotonic()
     part_id = f"{_slug(job.found.name)}-{uuid.uuid4().hex[:12]}"
     folder = job.workplace / part_id
-
-    def make_stash(n_vars: int) -> Stash:
-        kept = None if job.root is None else folder
-        return Stash(kept, n_vars=n_vars, budget=job.stash_values)
-
     planned, stash = plan_data_set(
         job.found,
         job.sources,
         job.options,
         _gene_index(job.genes),
-        make_stash,
+        None if job.root is None else folder,
+        job.stash_values,
         on_rows or (lambda _: None),
     )
     told = _describe(job, planned)
@@ -165,11 +157,6 @@ def bring(job: Job, on_rows: Callable[[int], None] | None = None) -> Brought:
         brought = _write(job, job.root, planned, stash, part_id, brought)
     stash.close()
     return replace(brought, told=replace(told, seconds=round(time.monotonic() - began, 2)))
-
-
-def deal(paths: Sequence[Path], layout: Path, writer: PartWriter) -> dict[int, Path]:
-    """Task: `split` some pieces, into files that no other attempt writes."""
-    return split(paths, Layout.load(layout), writer, layout.parent, uuid.uuid4().hex)
 
 
 def write_shards(
@@ -253,22 +240,15 @@ def _write(
 
 def _leave(stash: Stash, layout: Layout, writer: PartWriter) -> Shards:
     """Note for other tasks what of the stash each shard needs."""
-    path = stash.paths[0].parent / "layout.npz"
+    assert stash.folder is not None
+    path = stash.folder / "layout.npz"
     layout.save(path)
-    needs: list[list[int]] = [[] for _ in range(writer.n_shards)]
-    n_reads = 0
-    for number, file in enumerate(stash.paths):
-        for piece in read_pieces(file):
-            shards = shards_of(piece.rows, layout, writer)
-            n_reads += shards.size
-            for shard in shards:
-                needs[shard].append(number)
-    often = n_reads > READS_A_PIECE * len(stash.paths)
-    return Shards(
-        layout=path,
-        pieces=tuple(stash.paths),
-        of_shard=None if often else tuple(tuple(each) for each in needs),
-    )
+    needs: list[list[Path]] = [[] for _ in range(writer.n_shards)]
+    for file in stash.paths:
+        shards = [shards_of(rows, layout, writer) for rows in read_rows(file)]
+        for shard in np.unique(np.concatenate(shards)):
+            needs[shard].append(file)
+    return Shards(layout=path, files=tuple(tuple(each) for each in needs))
 
 
 def _read_all(paths: Sequence[Path]) -> Iterator[Piece]:

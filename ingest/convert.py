@@ -37,9 +37,6 @@ from cellplm.logs import OnProgress, Progress, ignore
 SOURCES = "sources"
 """Folder of the workplace for what is downloaded and unpacked."""
 
-DEAL_PIECES = 16
-"""Pieces that one task deals to shards."""
-
 
 def ingest_files(
     paths: Sequence[str | Path],
@@ -162,8 +159,10 @@ class _Ledger:
         self._content = {part.content: part.name for part in parts}
         self._names = {part.name for part in parts}
 
-    def check_sources(self, sources: Sequence[SourceFile]) -> None:
-        """Raise _Skipped for files that the corpus was made of before this call."""
+    def check_sources(self, found: Found, sources: Sequence[SourceFile]) -> None:
+        """Raise _Skipped for files that a part was made of."""
+        if found.path not in found.files:  # one of several data sets in a file
+            return
         name = self._sources.get(frozenset(source.sha256 for source in sources))
         if name and not self.run.options.allow_duplicate:
             raise _Skipped(f"already in as {name!r}: the same files")
@@ -173,7 +172,7 @@ class _Ledger:
         left = Left(name=found.name, source=self.run.show(found.path), reason="")
         try:
             sources, brought = outcome.result()
-            self.check_sources(sources)
+            self.check_sources(found, sources)
             self._check_content(sources, brought)
         except _Skipped as skip:
             self.skipped.append(replace(left, reason=str(skip)))
@@ -259,7 +258,7 @@ def _one(run: _Run, ledger: _Ledger, found: Found) -> tuple[tuple[SourceFile, ..
         shown = run.show(found.path)
         found, options = run.options.of(found, Path(shown))
         sources = run.executor.submit(tasks.hash_sources, found).result()
-        ledger.check_sources(sources)
+        ledger.check_sources(found, sources)
         what = f"check {found.name}" if run.dry_run else f"read {found.name}"
         run.say(what)
         job = Job(
@@ -290,47 +289,18 @@ def _with_shards(run: _Run, brought: Brought, shards: Shards) -> Brought:
     writer, entry = brought.writer, brought.entry
     assert writer is not None
     assert entry is not None
-    pieces = [list(_pick(shards.pieces, each)) for each in shards.of_shard or ()]
-    if shards.of_shard is None:
-        pieces = _dealt(run, brought, shards)
     what = f"write {brought.told.name}"
     submit = run.executor.submit
     futures = [
-        submit(tasks.write_shards, [number], [mine], shards.layout, writer)
-        for number, mine in enumerate(pieces)
+        submit(tasks.write_shards, [number], [files], shards.layout, writer)
+        for number, files in enumerate(shards.files)
     ]
     for number, future in enumerate(futures):
         future.result()
-        if shards.of_shard is None:
-            for path in pieces[number]:
-                path.unlink(missing_ok=True)
         run.say(what, number + 1, len(futures))
     shutil.rmtree(shards.layout.parent, ignore_errors=True)
     objects = submit(tasks.finish, writer).result()
     return replace(brought, entry=replace(entry, objects=objects), shards=None)
-
-
-def _dealt(run: _Run, brought: Brought, shards: Shards) -> list[list[Path]]:
-    """The files that each shard needs, once the pieces are dealt."""
-    writer = brought.writer
-    assert writer is not None
-    groups = [
-        shards.pieces[start : start + DEAL_PIECES]
-        for start in range(0, len(shards.pieces), DEAL_PIECES)
-    ]
-    futures = [run.executor.submit(tasks.deal, each, shards.layout, writer) for each in groups]
-    out: list[list[Path]] = [[] for _ in range(writer.n_shards)]
-    for number, (group, future) in enumerate(zip(groups, futures, strict=True)):
-        for shard, path in future.result().items():
-            out[shard].append(path)
-        for path in group:
-            path.unlink()
-        run.say(f"sort {brought.told.name}", number + 1, len(groups))
-    return out
-
-
-def _pick(paths: Sequence[Path], numbers: Sequence[int]) -> Iterator[Path]:
-    return (paths[number] for number in numbers)
 
 
 def _counter(run: _Run, what: str) -> Callable[[int], None]:

@@ -71,7 +71,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
                 unclaimed += rest
         elif path.exists():
             beside, _ = _claim(_entries(path.parent, os.listdir(path.parent), also=path))
-            mine = [one for one in beside if path in _entries_of(one)]
+            # Beside a better one it may be left out, but not where it is asked for.
+            mine = [one for one in beside if path in _entries_of(one)] or _claim([path])[0]
             if not mine:
                 raise InputError(why_not(path))
             found |= {one.path.resolve(): one for one in mine}
@@ -135,7 +136,7 @@ def _entries_of(one: Found) -> set[Path]:
 def _with_unique_names(found: list[Found]) -> list[Found]:
     """Data sets of one name get the folder before it, and a number where that is not enough."""
     often = Counter(one.name for one in found)
-    names = [f"{o.path.parent.name}-{o.name}" if often[o.name] > 1 else o.name for o in found]
+    names = [_with_folder(one) if often[one.name] > 1 else one.name for one in found]
     taken: set[str] = set()
     out = []
     for one, name in zip(found, names, strict=True):
@@ -146,3 +147,8 @@ def _with_unique_names(found: list[Found]) -> list[Found]:
         taken.add(unique)
         out.append(replace(one, name=unique))
     return out
+
+
+def _with_folder(one: Found) -> str:
+    folder = one.path.parent.name
+    return one.name if folder == one.name else f"{folder}-{one.name}"

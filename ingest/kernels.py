@@ -27,6 +27,8 @@ _COUNT = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A, _MIX_B = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _SHIFT = np.uint64(33)
 _WORD, _BIT = np.int64(6), np.int64(63)
+_FULL = 4
+"""Rows of more than a fourth as many entries as the bitmap has words are read along all words."""
 _ONE, _NONE = np.uint64(1), np.uint64(0)
 
 _jit: Any = nb.njit(nogil=True, cache=True)
@@ -109,10 +111,10 @@ def take_rows(
             if count == 0:
                 continue
             total += count
-            if is_gene[column]:
-                genes += count
-            if gene_hash[column] != _NONE:
-                hashed += hash_pair(gene_hash[column], count)
+            genes += count * is_gene[column]
+            gene = gene_hash[column]
+            if gene != _NONE:
+                hashed += hash_pair(gene, count)
             largest = max(largest, count)
             columns[kept] = column_of[column]
             counts[kept] = count
@@ -259,8 +261,8 @@ def place(rows, lengths, columns, counts, row_of, low, fill, out_columns, out_co
 def sort_rows(starts, lengths, columns, counts, n_vars, out_columns, out_counts):
     """Copy rows behind one another, each sorted by column.
 
-    The counts of a row are scattered over all columns and gathered again along a bitmap with
-    a second level above it: linear in the entries, whatever their order.
+    The counts of a row are scattered over all columns and gathered again along a bitmap, for
+    short rows along a second level above it: linear in the entries, whatever their order.
 
     Args:
         starts: (n,) int64 first entry of each row.
@@ -277,11 +279,24 @@ def sort_rows(starts, lengths, columns, counts, n_vars, out_columns, out_counts)
     held = np.empty(n_vars, dtype=counts.dtype)
     to = 0
     for row in range(starts.size):
-        for at in range(starts[row], starts[row] + lengths[row]):
+        start, stop = starts[row], starts[row] + lengths[row]
+        for at in range(start, stop):
             column = np.int64(columns[at])
-            word = column >> _WORD
             held[column] = counts[at]
-            words[word] |= _ONE << np.uint64(column & _BIT)
+            words[column >> _WORD] |= _ONE << np.uint64(column & _BIT)
+        if lengths[row] * _FULL > n_words:
+            for word in range(n_words):
+                inner = words[word]
+                words[word] = _NONE
+                while inner != _NONE:
+                    column = (np.int64(word) << _WORD) + np.int64(trailing_zeros(inner))
+                    inner &= inner - _ONE
+                    out_columns[to] = column
+                    out_counts[to] = held[column]
+                    to += 1
+            continue
+        for at in range(start, stop):
+            word = np.int64(columns[at]) >> _WORD
             above[word >> _WORD] |= _ONE << np.uint64(word & _BIT)
         for i in range(above.size):
             outer = above[i]

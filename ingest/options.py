@@ -11,7 +11,7 @@ from cellplm.corpus.schema import Modality, Profile
 from cellplm.errors import ConfigError, MissingFileError
 from cellplm.ingest.source import Found, ReadOptions
 
-STASH_VALUES = 96 * 2**20
+STASH_VALUES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,9 @@ part; what is wrong with the data set is found here, while the corpus is still u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from cellplm.ingest import content
 from cellplm.ingest.find import SOURCES
 from cellplm.ingest.harmonise import Harmonised, harmonise
 from cellplm.ingest.options import DataSetOptions
-from cellplm.ingest.overlap import Cells
+from cellplm.ingest.overlap import Cells, repeats
 from cellplm.ingest.scan import Columns, OnRows, Scan, scan
 from cellplm.ingest.sort import Layout, lay_out
 from cellplm.ingest.source import Found, Source
@@ -92,7 +93,8 @@ def plan_data_set(
     sources: Sequence[SourceFile],
     options: DataSetOptions,
     index: GeneIndex,
-    stash: Callable[[int], Stash],
+    folder: Path | None,
+    budget: int,
     on_rows: OnRows,
 ) -> tuple[Planned, Stash]:
     """Open, check and lay out one data set.
@@ -102,7 +104,8 @@ def plan_data_set(
         sources: its hashed files.
         options: that hold for it.
         index: the corpus's genes.
-        stash: makes the one for a number of features.
+        folder: for counts that do not fit in memory; None: they are only checked.
+        budget: values that may be held in memory.
         on_rows: called with the rows (or columns) read so far.
 
     Returns:
@@ -134,8 +137,13 @@ def plan_data_set(
         gene_hash=content.gene_hashes(list(genes.gene_id)),
         is_gene=genes.gene_number >= 0,
     )
-    held = stash(source.n_vars)
-    scanned = scan(source, columns, held, on_rows)
+    stash = Stash(
+        folder,
+        n_vars=source.n_vars,
+        budget=budget,
+        position_of=lambda: _positions(source, rule),
+    )
+    scanned = scan(source, columns, stash, on_rows)
     kept, excluded = _keep(source, rule, scanned, options)
     if not kept.any():
         told = ", ".join(f"{n:,} {reason}" for reason, n in excluded.items())
@@ -160,10 +168,11 @@ def plan_data_set(
         warnings=(
             *source.warnings,
             *genes.warnings,
+            *repeats(_cells(source, scanned)).sentences(),
             *_warnings(source, genes, scanned, options, index),
         ),
     )
-    return planned, held
+    return planned, stash
 
 
 def _cells(source: Source, scanned: Scan) -> Cells:
@@ -207,6 +216,17 @@ def _order(
         fov=rule.fov[rows[start]].astype(np.str_),
     )
     return np.concatenate([rows, np.flatnonzero(~kept)]), table
+
+
+def _positions(source: Source, rule: TissueRule) -> NDArray[np.int64]:
+    """(N,) position of each source row in the part if no cell were excluded for its counts."""
+    kept = rule.tissue >= 0
+    for unfit in source.unfit.values():
+        kept &= ~unfit
+    positions = np.empty(source.n_obs, dtype=np.int64)
+    order = _order(source, rule, kept)[0] if kept.any() else np.arange(source.n_obs)
+    positions[order] = np.arange(source.n_obs)
+    return positions
 
 
 def _column_order(genes: Harmonised) -> NDArray[np.int64]:

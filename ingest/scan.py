@@ -87,6 +87,8 @@ def scan(source: Source, columns: Columns, stash: Stash, on_rows: OnRows) -> Sca
     for block in source.blocks():
         rounded, largest = take.rows(block) if block.axis == "obs" else take.columns_of(block)
         max_count, n_rounded = max(max_count, largest), n_rounded + rounded
+        n_all = n_obs if block.axis == "obs" else source.n_vars
+        stash.done = (block.start + block.n) / n_all
         on_rows(block.start + block.n)
     return replace(sums, max_count=max_count, n_rounded=n_rounded)
 

@@ -1,10 +1,8 @@
 """Sort the counts of a data set into the order of its part, out of core.
 
 While the counts are in memory (ingest/stash.py), the rows of each shard are taken from where
-they lie. From pieces on disk, a shard is made of those that hold rows of it; shards are
-independent tasks, and no two of them write the same object. Where pieces hold rows of many
-shards each (donors that take turns in the file), reading them for every shard would be slow,
-so `split` first deals their rows to one file a shard.
+they lie. From files, a shard is made of those that hold rows of it; shards are independent
+tasks, and no two of them write the same object.
 
 Memory is bounded by the stash, a shard and a piece, whatever the source's size, order or
 orientation.
@@ -12,26 +10,20 @@ orientation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellplm.corpus.writer import PartWriter
 from cellplm.ingest import kernels
-from cellplm.ingest.stash import Piece, Stash, read_pieces, write_piece
-
-READS_A_PIECE = 4
-"""Pieces are split when shards would have to read each more often than this."""
+from cellplm.ingest.stash import Piece, Stash
 
 SORT_CHUNKS = 4
 """Chunks that are sorted before they are compressed."""
-
-SPLIT_VALUES = 16 * 2**20
-"""Values that are dealt at a time: more make longer runs in the files of the shards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,36 +64,11 @@ def lay_out(row_nnz: NDArray[np.int64], row_order: NDArray[np.int64]) -> Layout:
 
 def shards_of(rows: NDArray[np.uint32], layout: Layout, writer: PartWriter) -> NDArray[np.int64]:
     """The shards that hold entries of these source rows (which all have some), ascending."""
-    first, last = _shard_range(rows, layout, writer)
+    target = layout.row_of[rows]
+    first = layout.indptr[target] // writer.shard_values
+    # A row is never longer than a shard, so it lies in two of them at most.
+    last = (layout.indptr[target + 1] - 1) // writer.shard_values
     return np.unique(np.concatenate([first, last]))
-
-
-def split(
-    paths: Sequence[Path], layout: Layout, writer: PartWriter, folder: Path, mark: str
-) -> dict[int, Path]:
-    """Deal the rows of some pieces to one file a shard (two, where a row lies across two).
-
-    Args:
-        paths: files of pieces.
-        layout: of the part.
-        writer: knows the shards.
-        folder: the files are made there, as <shard>-<mark>.piece.
-        mark: tells the files of one call from those of others.
-
-    Returns:
-        The file of each shard that got rows.
-    """
-    made: dict[int, BinaryIO] = {}
-    try:
-        for group in _groups(paths):
-            for shard, piece in _dealt(group, layout, writer):
-                if shard not in made:
-                    made[shard] = (folder / f"{shard:06d}-{mark}.piece").open("wb")
-                write_piece(made[shard], piece)
-    finally:
-        for file in made.values():
-            file.close()
-    return {shard: Path(file.name) for shard, file in made.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -129,15 +96,11 @@ def rows_in_memory(stash: Stash, layout: Layout) -> Rows:
     Rows that came whole are taken from where they are; those that came in parts (of a source
     with features along its blocks) are put together first.
     """
-    pieces = list(stash.in_memory())
-    if sum(piece.rows.size for piece in pieces) > np.count_nonzero(np.diff(layout.indptr)):
-        return _put_together(pieces, 0, layout.row_of.size, layout, stash.counts.dtype)
+    held = stash.in_memory()
+    if held.rows.size > np.count_nonzero(np.diff(layout.indptr)):
+        return _put_together([held], 0, layout.row_of.size, layout, stash.counts.dtype)
     starts = np.zeros(layout.row_of.size, dtype=np.int64)
-    before = 0
-    for piece in pieces:
-        ends = before + np.cumsum(piece.lengths, dtype=np.int64)
-        starts[layout.row_of[piece.rows]] = ends - piece.lengths
-        before += piece.counts.size
+    starts[layout.row_of[held.rows]] = np.cumsum(held.lengths, dtype=np.int64) - held.lengths
     return Rows(
         first=0,
         starts=starts,
@@ -220,46 +183,3 @@ def _put_together(
     return Rows(
         first=low, starts=indptr[:-1], lengths=np.diff(indptr), columns=columns, counts=counts
     )
-
-
-def _shard_range(
-    rows: NDArray[np.uint32], layout: Layout, writer: PartWriter
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    target = layout.row_of[rows]
-    first = layout.indptr[target] // writer.shard_values
-    last = (layout.indptr[target + 1] - 1) // writer.shard_values
-    return first, last
-
-
-def _groups(paths: Sequence[Path]) -> Iterator[list[Piece]]:
-    """Pieces of about SPLIT_VALUES values together."""
-    group: list[Piece] = []
-    for path in paths:
-        for piece in read_pieces(path):
-            group.append(piece)
-            if sum(each.counts.size for each in group) >= SPLIT_VALUES:
-                yield group
-                group = []
-    if group:
-        yield group
-
-
-def _dealt(group: list[Piece], layout: Layout, writer: PartWriter) -> Iterator[tuple[int, Piece]]:
-    """What each shard gets of some pieces."""
-    rows = np.concatenate([piece.rows for piece in group])
-    lengths = np.concatenate([piece.lengths for piece in group])
-    columns = np.concatenate([piece.columns for piece in group])
-    counts = np.concatenate([piece.counts for piece in group])
-    starts = np.cumsum(lengths, dtype=np.int64) - lengths
-    first, last = _shard_range(rows, layout, writer)
-    for shard in np.unique(np.concatenate([first, last])):
-        # A row is never longer than a shard, so it lies in two of them at most.
-        mine = np.flatnonzero((first == shard) | (last == shard))
-        n_values = int(lengths[mine].sum(dtype=np.int64))
-        out_columns = np.empty(n_values, dtype=columns.dtype)
-        out_counts = np.empty(n_values, dtype=counts.dtype)
-        kernels.gather(mine, starts, lengths, columns, counts, out_columns, out_counts)
-        piece = Piece(
-            rows=rows[mine], lengths=lengths[mine], columns=out_columns, counts=out_counts
-        )
-        yield int(shard), piece

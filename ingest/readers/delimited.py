@@ -70,12 +70,13 @@ class Delimited:
     body_line: int
 
     @classmethod
-    def sniff(cls, path: Path, *, min_fields: int = 2) -> Delimited:
+    def sniff(cls, path: Path, *, min_fields: int = 2, delimiters: str = DELIMITERS) -> Delimited:
         """Find the delimiter and the header from the first lines.
 
         Args:
             path: the file.
             min_fields: with 1, a list with one field a line is a table too.
+            delimiters: of these, the one that divides the lines most.
 
         Raises:
             InputError: the file is empty, not text, or no table.
@@ -89,7 +90,7 @@ class Delimited:
             raise InputError(f"{path}: a single line; a header and at least one row were expected")
         if any(max(map(line.count, DELIMITERS)) > MAX_FIELDS for line in written):
             raise InputError(f"{path}: a line of more than {MAX_FIELDS:,} fields; is it a table?")
-        rows, delimiter = _split(written)
+        rows, delimiter = _split(written, delimiters)
         if not delimiter and min_fields == 1:
             rows, delimiter = list(rows_of(written, "\t")), "\t"
         if not delimiter:
@@ -278,11 +279,11 @@ def _all_match(texts: pa.StringArray, pattern: str) -> bool:
     return len(texts) == 0 or bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py())
 
 
-def _split(lines: list[str]) -> tuple[list[list[str]], str]:
+def _split(lines: list[str], delimiters: str) -> tuple[list[list[str]], str]:
     """The rows at the delimiter under which they are equally and most divided; "" for none."""
     best: tuple[list[list[str]], str] = ([], "")
     best_fit = (False, 1)
-    for delimiter in DELIMITERS:
+    for delimiter in delimiters:
         if delimiter not in lines[1]:
             continue
         try:
@@ -320,6 +321,8 @@ def _without_trailing(
     if width > 2 and all(row[-1].strip() == "" for row in body if len(row) == width):
         short = [row[:-1] if len(row) == width else row for row in body]
         if len(header) == width and header[-1].strip() == "":
+            return header[:-1], short, True
+        if len(header) == width - 1 and header[-1].strip() == "":  # R's, with delimiters behind
             return header[:-1], short, True
         if len(header) in (width - 1, width - 2):
             return header, short, True

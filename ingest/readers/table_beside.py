@@ -8,6 +8,7 @@ R numbers from 1. A table that fits in neither way is left out, and it is said.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cellplm.ingest.readers.delimited import Delimited, is_number, typed
+from cellplm.errors import InputError
+from cellplm.ingest.readers.delimited import DELIMITERS, Delimited, is_number, typed
 from cellplm.ingest.readers.rows import MISSING
 from cellplm.ingest.readers.table_layout import counter_from
 from cellplm.ingest.readers.table_names import Named, named
@@ -58,7 +60,7 @@ def join(frame: pd.DataFrame, path: Path, *, what: str, by_position: bool = True
     key, n_known = _key(texts, frame.index)
     if key is not None:
         place, how = _places(texts[key], frame.index, what, n_known)
-    elif by_position and n_rows == len(frame) and _is_nameless(texts):
+    elif by_position and n_rows == len(frame) and _is_nameless(texts, frame.index):
         place = np.arange(n_rows)
         how = f"by position: it has a row for each of the {what} and no names"
     else:
@@ -120,26 +122,41 @@ def spell_out(obs: pd.DataFrame, path: Path) -> Joined:
 
 def _read(path: Path, names: pd.Index[str], about: Named) -> tuple[list[str], list[list[str]]]:
     """The names of the columns, and the columns as texts."""
-    table = Delimited.sniff(path, min_fields=1)
-    known = set(names)
+    try:
+        table = Delimited.sniff(path)
+    except InputError:
+        return _columns(_as_list(path), names, about)
+    if table.delimiter != " " or about.role == "positions":
+        return _columns(table, names, about)
+    # Labels of several words, one a line, look as if spaces divided them.
+    with suppress(InputError):
+        columns, texts = _columns(table, names, about)
+        if _key(texts, names)[0] is not None:
+            return columns, texts
+    return _columns(_as_list(path), names, about)
+
+
+def _as_list(path: Path) -> Delimited:
+    """A table that may have one field a line, with spaces in it."""
+    return Delimited.sniff(path, min_fields=1, delimiters=DELIMITERS.replace(" ", ""))
+
+
+def _columns(
+    table: Delimited, names: pd.Index[str], about: Named
+) -> tuple[list[str], list[list[str]]]:
     header = [name.strip() for name in table.header]
+    texts = table.read_columns(range(len(table.columns)))
     headless = len(header) == len(table.columns) and (
-        any(name in known for name in header) or all(map(is_number, header))
+        names.isin(header).any()
+        or all(map(is_number, header))
+        or (len(header) == 1 and len(texts[0]) + 1 == len(names))
     )
-    texts = None
-    if len(header) == 1 and not headless:
-        texts = table.read_columns([0])
-        headless = len(texts[0]) + 1 == len(names)
     if headless:
-        texts = None
-        table = table.without_header()
-    if texts is None:
-        texts = table.read_columns(range(len(table.columns)))
+        texts = table.without_header().read_columns(range(len(table.columns)))
+        return _invented(texts, about), texts
     columns = list(table.columns)
-    if headless:
-        columns = _invented(texts, about)
     # The single cell portal has a second line that says what the columns are.
-    if columns[0].upper() == "NAME" and texts[0] and texts[0][0] == "TYPE":
+    if columns[0].upper() == "NAME" and texts[0][:1] == ["TYPE"]:
         texts = [column[1:] for column in texts]
     return columns, texts
 
@@ -195,14 +212,15 @@ def _places(
     return place, how
 
 
-def _is_nameless(texts: Sequence[Sequence[str]]) -> bool:
-    """Whether no column can be names that only happen to be of other cells."""
+def _is_nameless(texts: Sequence[Sequence[str]], names: pd.Index[str]) -> bool:
+    """Whether no column holds names, of these cells or of others."""
     if counter_from(texts[0]) is not None:
         return True
     for column in texts:
         given = [text for text in column if text.strip() not in MISSING]
-        if given and not any(map(is_number, given)) and len(set(given)) == len(given):
-            return False
+        if given and not any(map(is_number, given)):
+            if len(set(given)) == len(given) or names.isin(_stripped(given)).any():
+                return False
     return True
 
 

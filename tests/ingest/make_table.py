@@ -71,7 +71,7 @@ def write_matrix(
     return write_text(path, style.before + text + style.behind)
 
 
-def write_rows(path: Path, rows: Sequence[Sequence[object]], *, sep: str = ",") -> Path:
+def write_rows(path: Path, rows: Sequence[Any], *, sep: str = ",") -> Path:
     """Lines of fields, as they are."""
     return write_text(path, "".join(sep.join(map(str, row)) + "\n" for row in rows))
 
@@ -111,7 +111,8 @@ def write_giotto(folder: Path) -> tuple[NDArray[np.int64], list[str]]:
     row, col = np.divmod(np.arange(40), 8)
     x = 1000 + 290.0 * col + 145.0 * (row % 2)
     y = -500 - 290.0 * np.sqrt(0.75) * row
-    locs = [["sdimx", "sdimy", "cell_ID"], *([f"{a:.3f}", f"{b:.3f}", f'"{n}"'] for a, b, n in zip(x, y, names, strict=True))]  # fmt: skip
+    body = [[f"{x[i]:.3f}", f"{y[i]:.3f}", f'"{name}"'] for i, name in enumerate(names)]
+    locs = [["sdimx", "sdimy", "cell_ID"], *body]
     write_rows(folder / "spatial_locs.txt", locs, sep=" ")
     meta: list[list[object]] = [["cell_ID", "in_tissue", "array_row", "array_col", "list_ID"]]
     meta += [
@@ -203,3 +204,9 @@ def damaged_gzip(text: bytes, at: int, to: int) -> bytes:
     data = bytearray(gzip.compress(text, mtime=0))
     data[at % len(data)] ^= to
     return bytes(data)
+
+
+def check_message(error: Exception, path: Path) -> None:
+    """One line that names the file."""
+    assert str(path) in str(error)
+    assert "\n" not in str(error)

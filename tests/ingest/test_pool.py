@@ -83,7 +83,6 @@ def test_large_data_sets_in_small_shards_make_the_same_counts(
     path = write_h5ad(tmp_path / "a.h5ad", adata)
     monkeypatch.setattr(schema, "CHUNK_VALUES", 128)
     monkeypatch.setattr(schema, "SHARD_VALUES", 1024)
-    monkeypatch.setattr("cellplm.ingest.stash.FLUSH_VALUES", 2048)
     monkeypatch.setattr("cellplm.ingest.readers.sparse.BLOCK_VALUES", 1024)
     seen = []
     ingest_files(
@@ -94,7 +93,7 @@ def test_large_data_sets_in_small_shards_make_the_same_counts(
     )
     (part,) = Corpus.open(tmp_path / "c.zarr").parts
     assert np.array_equal(part.to_anndata().X.toarray(), adata.X.toarray())
-    assert "sort a" in seen
+    assert seen.count("write a") > 5
     assert_nothing_is_left(tmp_path / "c.zarr")
 
 

@@ -25,11 +25,10 @@ from cellplm.ingest.sort import (
     rows_in_memory,
     rows_of_shard,
     shards_of,
-    split,
     write_shard,
 )
 from cellplm.ingest.source import Axis, Block, Source
-from cellplm.ingest.stash import Stash, read_pieces
+from cellplm.ingest.stash import Stash, read_pieces, read_rows
 
 
 def source_of(counts: np.ndarray, axis: Axis, block: int) -> Source:
@@ -72,6 +71,10 @@ def columns_of(source: Source, order: np.ndarray | None = None, seed: int = 0) -
     )
 
 
+def forgetful(n_vars: int) -> Stash:
+    return Stash(None, n_vars=n_vars, budget=10, position_of=lambda: np.arange(0))
+
+
 def write_part(root: Path, stash: Stash, scanned: Scan, rows: np.ndarray, n_vars: int) -> Path:
     """All shards of a part, by the way that its stash asks for; its X."""
     layout = lay_out(scanned.row_nnz, rows)
@@ -96,13 +99,12 @@ def write_part(root: Path, stash: Stash, scanned: Scan, rows: np.ndarray, n_vars
             write_shard(number, held, layout, writer)
         return writer.path / "X"
     stash.to_disk()
-    dealt = split(stash.paths[::2], layout, writer, stash.paths[0].parent, "a")
     for number in range(writer.n_shards):
-        # Half of the pieces dealt, the other half as they are: a shard may come from both.
-        mine = [dealt[number]] if number in dealt else []
-        for path in stash.paths[1::2]:
-            if any(number in shards_of(p.rows, layout, writer) for p in read_pieces(path)):
-                mine.append(path)
+        mine = [
+            path
+            for path in stash.paths
+            if any(number in shards_of(rows, layout, writer) for rows in read_rows(path))
+        ]
         pieces = (piece for path in mine for piece in read_pieces(path))
         write_shard(number, rows_of_shard(number, pieces, layout, writer), layout, writer)
     return writer.path / "X"
@@ -133,6 +135,7 @@ def matrix_of(x: Path, shape: tuple[int, int]) -> np.ndarray:
     chunks_per_shard=st.integers(1, 20),
     budget=st.sampled_from([1, 300, 100_000]),
     mean=st.sampled_from([0.02, 0.5, 3.0, 400.0, 70_000.0]),
+    surprise=st.booleans(),
 )
 def test_rows_and_columns_arrive_where_they_should(
     seed: int,
@@ -144,6 +147,7 @@ def test_rows_and_columns_arrive_where_they_should(
     chunks_per_shard: int,
     budget: int,
     mean: float,
+    surprise: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
     counts = rng.poisson(mean, (n_obs, n_vars)).astype(np.float32)
@@ -154,9 +158,12 @@ def test_rows_and_columns_arrive_where_they_should(
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr(schema, "CHUNK_VALUES", chunk)
         patch.setattr(schema, "SHARD_VALUES", chunk * chunks_per_shard)
-        patch.setattr("cellplm.ingest.stash.FLUSH_VALUES", budget)
         source = source_of(counts, axis, block)
-        stash = Stash(Path(folder) / "stash", n_vars=n_vars, budget=budget)
+        # The order that is known before the counts are: some rows will move to the end.
+        known = np.argsort(rng.permutation(rows) if surprise else rows)
+        stash = Stash(
+            Path(folder) / "stash", n_vars=n_vars, budget=budget, position_of=lambda: known
+        )
         scanned = scan(source, columns_of(source, columns), stash, lambda _: None)
         x = write_part(Path(folder), stash, scanned, rows, n_vars)
         got = matrix_of(x, counts.shape)
@@ -197,7 +204,7 @@ def test_sums_per_row_count_genes_only_in_the_library(axis: Axis) -> None:
         gene_hash=np.array([7, 9, 9], dtype=np.uint64),
         is_gene=np.array([True, True, False]),
     )
-    scanned = scan(source, columns, Stash(None, n_vars=3, budget=10), lambda _: None)
+    scanned = scan(source, columns, forgetful(3), lambda _: None)
     assert scanned.row_nnz.tolist() == [2, 0, 2]
     assert scanned.row_total.tolist() == [6, 0, 5]
     assert scanned.library_size.tolist() == [1, 0, 5]
@@ -211,7 +218,7 @@ def test_the_content_of_cells_is_that_of_the_slow_sum(axis: Axis) -> None:
     source = source_of(counts, axis, 7)
     columns = columns_of(source)
     columns.gene_hash[[2, 11]] = 0
-    scanned = scan(source, columns, Stash(None, n_vars=20, budget=10), lambda _: None)
+    scanned = scan(source, columns, forgetful(20), lambda _: None)
     csr = sp.csr_matrix(counts)
     slow = content.cell_sums(
         csr.indptr.astype(np.int64), csr.indices, csr.data.astype(np.uint32), columns.gene_hash
@@ -226,4 +233,4 @@ def test_one_bad_value_at_the_very_end_is_found(axis: Axis, bad: float) -> None:
     counts[-1, -1] = bad
     source = source_of(counts, axis, 7)
     with pytest.raises(CountsError, match="c49.*g7"):
-        scan(source, columns_of(source), Stash(None, n_vars=8, budget=10), lambda _: None)
+        scan(source, columns_of(source), forgetful(8), lambda _: None)

@@ -18,7 +18,7 @@ from cellplm.errors import InputError
 from cellplm.ingest.readers import rows, textfile
 from cellplm.ingest.readers.delimited import Delimited, is_number, read_small, typed
 from tests.ingest.make import dense, write_text
-from tests.ingest.make_table import damaged_gzip
+from tests.ingest.make_table import check_message, damaged_gzip
 
 FUZZ = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
@@ -96,8 +96,7 @@ def test_any_text_gives_what_the_csv_module_gives_or_is_refused(
                 return  # the csv module takes each of several spaces for a delimiter
             columns = table.read_columns(range(len(table.columns)))
     except InputError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
+        check_message(error, path)
         return
     plain = text.removeprefix("\ufeff")
     wanted = list(csv.reader(io.StringIO(plain, newline=""), delimiter=table.delimiter))
@@ -130,7 +129,7 @@ def test_damaged_gzip_is_refused_or_reads_as_before(
     try:
         got = numbers_of(Delimited.sniff(path), range(1, 3))
     except InputError as error:
-        assert "\n" not in str(error)
+        check_message(error, path)
     else:
         np.testing.assert_array_equal(got, [[i * 7919 % 10007, i] for i in range(300)])
 

@@ -98,7 +98,7 @@ def test_every_genome_of_a_file_is_a_data_set(tmp_path: Path) -> None:
         source = tenx_h5.open_source(one, ReadOptions())
         assert source.files == (path,)
         np.testing.assert_array_equal(matrix_of(source), counts)
-    options = IngestOptions(allow_duplicate=True)
+    options = IngestOptions()
     report = ingest_files([path], tmp_path / "c.zarr", options)
     assert [one.n_obs for one in report.ingested] == [9, 7]
 
