@@ -35,34 +35,6 @@ def gene_hashes(gene_ids: Sequence[str]) -> Hash:
     return np.frombuffer(b"".join(raw), dtype="<u8").astype(np.uint64)
 
 
-def cell_sums(
-    indptr: NDArray[np.int64],
-    columns: NDArray[np.integer],
-    counts: NDArray[np.uint32],
-    genes: Hash,
-) -> Hash:
-    """What these entries add to the sums of their cells.
-
-    Args:
-        indptr: (n + 1,) CSR row starts.
-        columns: (nnz,) into `genes`.
-        counts: (nnz,) all > 0.
-        genes: from `gene_hashes`.
-
-    Returns:
-        (n,) uint64; add those of all blocks that hold entries of a cell.
-    """
-    pair = genes[columns]
-    is_gene = pair != 0
-    pair += counts.astype(np.uint64) * _COUNT
-    _mix(pair)
-    pair *= is_gene
-    # Sums of ranges as differences of a running sum: exact, since uint64 wraps around.
-    running = np.zeros(pair.size + 1, dtype=np.uint64)
-    np.cumsum(pair, out=running[1:])
-    return running[indptr[1:]] - running[indptr[:-1]]
-
-
 def digest(sums: Hash) -> str:
     """The hash of a data set from the sums of its cells: 32 hexadecimal digits."""
     low, high = sums.copy(), sums * _HIGH + _COUNT

@@ -54,7 +54,7 @@ class Cells:
 
     Attributes:
         data_set: its name.
-        cell_hash: (n,) uint64, from `content.cell_sums` over all of a cell's counts.
+        cell_hash: (n,) uint64, sums of ingest/content.py over all of a cell's counts.
         totals: (n,) counts of a cell.
         names: (n,) as the source has them.
         modality: "srt" barcodes may be those of spots.

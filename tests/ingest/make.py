@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cellplm.ingest.scan import Columns, scan
 from cellplm.ingest.source import Block, Modality, Source
+from cellplm.ingest.stash import Stash
 
 GENES = ("CD3E", "MS4A1", "LYZ", "NKG7", "PPBP", "GNLY", "CD8A", "FCER1A")
 
@@ -120,3 +123,89 @@ def write_cosmx(folder: Path, *, prefix: str = "S1", gz: bool = False) -> NDArra
         folder / f"{prefix}_fov_positions_file{end}", "fov,x_global_px,y_global_px\n7,0,0\n9,5,5\n"
     )
     return counts
+
+
+class CountCheck:
+    """The scan of the blocks of one pass, one at a time.
+
+    Attributes:
+        n_rounded: values that were near a whole number and not one.
+        max_value: the largest count so far.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Start with no block seen."""
+        self._source = source
+        self.n_rounded = 0
+        self.max_value = 0
+
+    def add(self, block: Block) -> Block:
+        """The block as the scan keeps it: uint32 counts, without zeros."""
+        n_obs, n_vars = self._source.n_obs, self._source.n_vars
+        columns = Columns(
+            target=np.arange(n_vars, dtype=np.uint32),
+            gene_hash=np.zeros(n_vars, dtype=np.uint64),
+            is_gene=np.ones(n_vars, dtype=bool),
+        )
+        stash = Stash(
+            Path("unused"),
+            n_vars=n_vars,
+            budget=max(1, block.data.size),
+            position_of=lambda: np.arange(n_obs),
+        )
+        source = replace(self._source, blocks=lambda: iter([block]))
+        scanned = scan(source, columns, stash, lambda _: None)
+        self.n_rounded += scanned.n_rounded
+        self.max_value = max(self.max_value, scanned.max_count)
+        held = stash.in_memory()
+        whole: Any = sp.coo_matrix(
+            (
+                held.counts.astype(np.uint32),
+                (np.repeat(held.rows, held.lengths), held.columns.astype(np.int32)),
+            ),
+            shape=(n_obs, n_vars),
+        )
+        here = slice(block.start, block.start + block.n)
+        part = whole.tocsr()[here] if block.axis == "obs" else whole.tocsc()[:, here]
+        return Block(
+            axis=block.axis,
+            start=block.start,
+            indptr=part.indptr.astype(np.int64),
+            indices=part.indices.astype(np.int32),
+            data=part.data,
+        )
+
+
+_COUNT = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
+
+
+def cell_sums(
+    indptr: NDArray[np.int64],
+    columns: NDArray[np.integer],
+    counts: NDArray[np.uint32],
+    genes: NDArray[np.uint64],
+) -> NDArray[np.uint64]:
+    """What these entries add to the content of their cells, the slow and plain way.
+
+    Args:
+        indptr: (n + 1,) CSR row starts.
+        columns: (nnz,) into `genes`.
+        counts: (nnz,) all > 0.
+        genes: from `gene_hashes`.
+
+    Returns:
+        (n,) uint64; add those of all blocks that hold entries of a cell.
+    """
+    pair = genes[columns]
+    is_gene = pair != 0
+    pair += counts.astype(np.uint64) * _COUNT
+    for factor in _MIX:
+        pair ^= pair >> np.uint64(33)
+        pair *= factor
+    pair ^= pair >> np.uint64(33)
+    pair *= is_gene
+    # Sums of ranges as differences of a running sum: exact, since uint64 wraps around.
+    running = np.zeros(pair.size + 1, dtype=np.uint64)
+    np.cumsum(pair, out=running[1:])
+    return running[indptr[1:]] - running[indptr[:-1]]

@@ -7,7 +7,8 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellplm.ingest.content import cell_sums, digest, gene_hashes
+from cellplm.ingest.content import digest, gene_hashes
+from tests.ingest.make import cell_sums
 
 
 def counts_of(seed: int, n_obs: int = 20, n_vars: int = 30) -> sp.csr_matrix:

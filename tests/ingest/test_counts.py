@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from cellplm.errors import CountsError, InputError
-from cellplm.ingest.counts import CountCheck, fault_of
+from cellplm.ingest.counts import fault_of
 from cellplm.ingest.source import Block
-from tests.ingest.make import block_of, dense, make_counts, make_source
+from tests.ingest.make import CountCheck, block_of, dense, make_counts, make_source
 
 DTYPES = [np.uint8, np.int16, np.int32, np.int64, np.uint64, np.float16, np.float32, np.float64]
 

@@ -32,6 +32,7 @@ from cellplm.ingest.overlap import (
     prints,
     repeats,
 )
+from tests.ingest.make import cell_sums
 from tests.make import make_adata, make_corpus, vocabulary_genes, write_h5ad
 from tests.shared import SHARED, needs_shared
 
@@ -49,9 +50,7 @@ def cells(
     hashes = content.gene_hashes(genes or vocabulary_genes(counts.shape[1]))
     return Cells(
         data_set=data_set,
-        cell_hash=content.cell_sums(
-            matrix.indptr.astype(np.int64), matrix.indices, matrix.data, hashes
-        ),
+        cell_hash=cell_sums(matrix.indptr.astype(np.int64), matrix.indices, matrix.data, hashes),
         totals=counts.sum(axis=1),
         names=pd.Index(names or [str(i) for i in range(len(counts))]),
         modality=modality,

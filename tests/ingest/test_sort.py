@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from cellplm.corpus import schema
 from cellplm.corpus.writer import PartWriter
 from cellplm.errors import CountsError
-from cellplm.ingest import content
 from cellplm.ingest.scan import Columns, Scan, scan
 from cellplm.ingest.sort import (
     lay_out,
@@ -29,6 +28,7 @@ from cellplm.ingest.sort import (
 )
 from cellplm.ingest.source import Axis, Block, Source
 from cellplm.ingest.stash import Stash, read_pieces, read_rows
+from tests.ingest.make import cell_sums
 
 
 def source_of(counts: np.ndarray, axis: Axis, block: int) -> Source:
@@ -220,7 +220,7 @@ def test_the_content_of_cells_is_that_of_the_slow_sum(axis: Axis) -> None:
     columns.gene_hash[[2, 11]] = 0
     scanned = scan(source, columns, forgetful(20), lambda _: None)
     csr = sp.csr_matrix(counts)
-    slow = content.cell_sums(
+    slow = cell_sums(
         csr.indptr.astype(np.int64), csr.indices, csr.data.astype(np.uint32), columns.gene_hash
     )
     assert np.array_equal(scanned.content, slow)

@@ -9,13 +9,12 @@ from cellplm.corpus.genes import GeneIndex
 from cellplm.corpus.reader import Corpus
 from cellplm.errors import InputError, MissingFileError
 from cellplm.ingest.convert import ingest_files
-from cellplm.ingest.counts import CountCheck
 from cellplm.ingest.harmonise import harmonise
 from cellplm.ingest.options import IngestOptions
 from cellplm.ingest.readers import cosmx, h5ad, transcripts
 from cellplm.ingest.source import ReadOptions, Source
 from cellplm.ingest.tissue import assign
-from tests.ingest.make import GENES, dense, write_cosmx
+from tests.ingest.make import GENES, CountCheck, dense, write_cosmx
 from tests.ingest.make_cosmx import (
     CELLS,
     TARGETS,

@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellplm.errors import InputError
-from cellplm.ingest.counts import CountCheck
 from cellplm.ingest.readers import mtx, mtx_entries
 from cellplm.ingest.readers.mtx_entries import read_header
 from cellplm.ingest.source import Axis, Block
-from tests.ingest.make import dense, make_counts, make_source
+from tests.ingest.make import CountCheck, dense, make_counts, make_source
 from tests.ingest.make_tenx import Order, mtx_text, write
 
 tmp_is_shared = settings(

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from cellplm.errors import CountsError, InputError
 from cellplm.ingest.convert import ingest_files
-from cellplm.ingest.counts import CountCheck
 from cellplm.ingest.find import find as find_all
 from cellplm.ingest.options import IngestOptions
 from cellplm.ingest.readers import tenx_mtx
 from cellplm.ingest.source import Found, ReadOptions, Source
-from tests.ingest.make import dense, make_counts
+from tests.ingest.make import CountCheck, dense, make_counts
 from tests.ingest.make_tenx import (
     barcodes,
     feature,
