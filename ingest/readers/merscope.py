@@ -61,7 +61,7 @@ def find(files: Sequence[Path]) -> list[Found]:
             name="_".join(part for part in key if part) or _folder(roles["cell_by_gene"]),
         )
         for key, roles in by_name.items()
-        if "cell_by_gene" in roles
+        if "cell_by_gene" in roles and (len(roles) == 2 or _shows(roles["cell_by_gene"]))
     ]
 
 
@@ -121,6 +121,17 @@ def open_source(found: Found, options: ReadOptions) -> Source:
         blocks=lambda: layout.table.blocks(layout.features, axis="obs"),
         warnings=tuple(notes),
     )
+
+
+def _shows(path: Path) -> bool:
+    """Whether counts without metadata are of the instrument: others call tables so too."""
+    match = NAME.match(path.name)
+    if match is not None and not match["prefix"] and not match["rest"]:
+        return True
+    try:
+        return any(BLANK.match(name) for name in Delimited.sniff(path).columns)
+    except InputError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

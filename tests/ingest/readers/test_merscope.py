@@ -196,3 +196,11 @@ def test_a_vendor_sample_opens() -> None:
     assert source.obs["fov"].tolist() == [1715, 1715, 1715, 1715, 1715, 1716, 1716, 1609]
     assert source.coords_um is not None
     np.testing.assert_allclose(source.coords_um[-1], [12501.3060081969, 10052.7792821054])
+
+
+def test_a_table_of_that_name_that_is_none_of_the_instruments_is_left(tmp_path: Path) -> None:
+    (tmp_path / "sample_cell_by_gene.csv").write_text("cell,CD3E,LYZ\na,1,2\nb,3,4\n")
+    assert merscope.find([tmp_path / "sample_cell_by_gene.csv"]) == []
+    (tmp_path / "own_cell_by_gene.csv").write_text("cell,CD3E,Blank-1\na,1,2\nb,3,4\n")
+    (one,) = merscope.find([tmp_path / "own_cell_by_gene.csv"])
+    assert one.name == "own"
