@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from cellplm.ingest.source import Axis, Block
 
+BLOCK_VALUES = 4 * 2**20
+"""Values that a reader gives a block, about: its memory does not depend on the size of a file."""
+
 
 def compress(values: NDArray[Any], *, axis: Axis, start: int) -> Block:
     """The values other than 0 of whole rows (axis "obs") or whole columns (axis "var").

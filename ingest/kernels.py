@@ -296,18 +296,18 @@ def sort_rows(starts, lengths, columns, counts, n_vars, out_columns, out_counts)
                     to += 1
             continue
         for at in range(start, stop):
-            word = np.int64(columns[at]) >> _WORD
-            above[word >> _WORD] |= _ONE << np.uint64(word & _BIT)
+            outer_word = np.int64(columns[at]) >> _WORD
+            above[outer_word >> _WORD] |= _ONE << np.uint64(outer_word & _BIT)
         for i in range(above.size):
             outer = above[i]
             above[i] = _NONE
             while outer != _NONE:
-                word = (np.int64(i) << _WORD) + np.int64(trailing_zeros(outer))
+                outer_word = (np.int64(i) << _WORD) + np.int64(trailing_zeros(outer))
                 outer &= outer - _ONE
-                inner = words[word]
-                words[word] = _NONE
+                inner = words[outer_word]
+                words[outer_word] = _NONE
                 while inner != _NONE:
-                    column = (word << _WORD) + np.int64(trailing_zeros(inner))
+                    column = (outer_word << _WORD) + np.int64(trailing_zeros(inner))
                     inner &= inner - _ONE
                     out_columns[to] = column
                     out_counts[to] = held[column]

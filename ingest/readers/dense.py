@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellplm.ingest.blocks import compress
+from cellplm.ingest.blocks import BLOCK_VALUES, compress
 from cellplm.ingest.readers.sparse import native
 from cellplm.ingest.source import Axis, Block
 
-BLOCK_VALUES = 4 * 2**20
 SLAB_BYTES = 256 * 2**20
 
 

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellplm.errors import InputError
+from cellplm.ingest.blocks import BLOCK_VALUES
 from cellplm.ingest.readers.mtx_entries import Entries, Header, Parser
 from cellplm.ingest.readers.mtx_text import group
 from cellplm.ingest.source import Axis, Block
-
-BLOCK_VALUES = 4 * 2**20
 
 
 def blocks(header: Header, *, rows: Axis) -> Iterator[Block]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from cellplm.ingest.blocks import BLOCK_VALUES
 from cellplm.ingest.counts import fault_of
 from cellplm.ingest.readers.dense import plan_slabs, read_slabs
 
 SAMPLE_VALUES = 100_000
 SAMPLE_RUNS = 16
-BLOCK_VALUES = 4 * 2**20
 
 
 def fault_of_sample(values: Any) -> str | None:

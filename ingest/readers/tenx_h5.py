@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from cellplm.errors import InputError
+from cellplm.ingest.blocks import BLOCK_VALUES
 from cellplm.ingest.readers import probes, sparse, tenx, visium
 from cellplm.ingest.readers.hdf5 import opened, refuse_unwritten, refuse_ways_out
 from cellplm.ingest.readers.sparse import Sparse
@@ -44,7 +45,6 @@ FILTERED_SUFFIX = "_filtered.h5"
 SEGMENTED_CELL = "cellid_"
 SEGMENTED = "cells were segmented; their positions (cell_segmentations.geojson) are not read"
 
-BLOCK_VALUES = 4 * 2**20
 MAX_GROUPS = 1000
 MAX_NAMES_BYTES = 2**32
 NAMES_AT_ONCE = 2**14

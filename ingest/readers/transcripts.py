@@ -21,11 +21,11 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from cellplm.errors import InputError
+from cellplm.ingest.blocks import BLOCK_VALUES
 from cellplm.ingest.readers.cosmx_tables import plain
 from cellplm.ingest.readers.delimited import Delimited
 from cellplm.ingest.source import Block
 
-BLOCK_VALUES = 4 * 2**20
 BATCH_BYTES = 16 * 2**20
 # Pairs are merged when they are this many, or twice as many as were left the last time.
 MERGE_PAIRS = 8 * 2**20

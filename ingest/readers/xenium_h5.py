@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellplm.errors import InputError
+from cellplm.ingest.blocks import BLOCK_VALUES
 from cellplm.ingest.readers import sparse, tenx_h5
 from cellplm.ingest.readers.cell_ids import id_texts
 from cellplm.ingest.readers.hdf5 import opened, refuse_unwritten, refuse_ways_out
@@ -26,7 +27,6 @@ from cellplm.ingest.source import Block
 
 GROUP = tenx_h5.MODERN
 LARGEST_EXACT = 2**53
-BLOCK_VALUES = 4 * 2**20
 
 
 def open_matrix(path: Path) -> Matrix:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore, ZipStore
 
 from cellplm.errors import InputError
+from cellplm.ingest.blocks import BLOCK_VALUES
 from cellplm.ingest.readers import zarr_folder
 from cellplm.ingest.readers.hdf5 import MAX_CHUNK_BYTES
 from cellplm.ingest.readers.kept import kept
@@ -44,7 +45,6 @@ BLOSC_HEADER = 16
 CHUNK_EXTRA_BYTES = 64 * 2**10
 MAX_METADATA_BYTES = 64 * 2**20
 AGGREGATE = "aggregate"
-BLOCK_VALUES = 4 * 2**20
 TYPES = {"gene": "Gene Expression", "protein": "Protein Expression"}
 
 
