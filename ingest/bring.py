@@ -196,6 +196,9 @@ def _write(
         max_count=planned.scanned.max_count,
         profile=job.options.profile,
     )
+    shards = None
+    if stash.paths:
+        shards = _leave(stash, planned.layout, writer)
     coords = None
     if source.modality == "srt" and source.coords_um is not None:
         coords = source.coords_um[planned.row_order]
@@ -208,11 +211,7 @@ def _write(
     )
     index = part_index.to_bytes(_index(planned, coords))
     index_ref = write_object(root, f"{schema.INDEX}/{part_id}.npz", index)
-    shards = None
-    if stash.paths:
-        stash.to_disk()
-        shards = _leave(stash, planned.layout, writer)
-    else:
+    if shards is None:
         rows = rows_in_memory(stash, planned.layout)
         for number in range(writer.n_shards):
             write_shard(number, rows, planned.layout, writer)
@@ -241,6 +240,8 @@ def _write(
 def _leave(stash: Stash, layout: Layout, writer: PartWriter) -> Shards:
     """Note for other tasks what of the stash each shard needs."""
     assert stash.folder is not None
+    stash.to_disk()
+    stash.release()
     path = stash.folder / "layout.npz"
     layout.save(path)
     needs: list[list[Path]] = [[] for _ in range(writer.n_shards)]

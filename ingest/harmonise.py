@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -286,6 +287,9 @@ def _find(
         name[fresh] = column.text.to_numpy(zero_copy_only=False)[fresh]
     told[told < 0] = SPECIES.index(species)
     by_id = level == 0
+    now = _current(index)[number]
+    rank[by_id & (now != number)] = 0
+    number = np.where(by_id, now, number)
     for code in np.unique(told):
         mine = candidate & ~by_id & (told == code)
         for column in columns if mine.any() else ():
@@ -308,6 +312,32 @@ def _find(
     return _Found(species=species, number=number, level=level, rank=rank, name=name, merit=merit)
 
 
+@lru_cache(maxsize=2)
+def _current(index: GeneIndex) -> NDArray[np.int32]:
+    """(n,) the gene that each number means today: itself, but for retired Ensembl ids.
+
+    An id outside the vocabulary that HGNC does not know (no biotype), and whose symbol one gene
+    of the vocabulary or of HGNC has, is an older id of that gene, or its copy on a patch of
+    the assembly: TXNIP was ENSG00000117289 and is ENSG00000265972.
+    """
+    known = (index.vocabulary >= 0) | (index.biotype != "")
+    # Where a symbol has a gene in the vocabulary, that is the one.
+    order = np.lexsort((index.number, index.vocabulary < 0))
+    order = order[known[order] & (index.symbol[order] != "")]
+    keys = pd.Index(index.species[order] + " " + index.symbol[order])
+    first = ~keys.duplicated()
+    several = keys[index.vocabulary[order] >= 0]
+    several = several[several.duplicated()]
+    target = pd.Series(order[first], index=keys[first]).drop(several.unique())
+    retired = np.flatnonzero(~known & (index.symbol != ""))
+    names = pd.Index(index.species[retired] + " " + index.symbol[retired])
+    found = target.reindex(names).to_numpy()
+    out = index.number.copy()
+    hit = ~np.isnan(found)
+    out[retired[hit]] = found[hit].astype(np.int32)
+    return out
+
+
 def _disagreement(
     columns: list[_Column], found: _Found, own: NDArray[np.bool_], index: GeneIndex
 ) -> list[str]:
@@ -320,10 +350,12 @@ def _disagreement(
         meaning = gene_names.look_up(column.names, found.species)
         named = np.where((named < 0) & (meaning.level == 0), meaning.number, named)
     asked = by_id & (named >= 0)
-    n_asked, n_other = int(asked.sum()), int((asked & (named != found.number)).sum())
+    other = asked & (named != found.number)
+    other &= index.symbol[named] != index.symbol[found.number]
+    n_asked, n_other = int(asked.sum()), int(other.sum())
     if n_asked < ASKED_NAMES or n_other <= 0.05 * n_asked:
         return []
-    first = int(np.flatnonzero(asked & (named != found.number))[0])
+    first = int(np.flatnonzero(other)[0])
     example = (
         f"{index.ensembl_id[found.number[first]]} is {index.symbol[found.number[first]]}, "
         f"but stands beside {index.symbol[named[first]]}"

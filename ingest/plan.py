@@ -147,10 +147,8 @@ def plan_data_set(
     kept, excluded = _keep(source, rule, scanned, options)
     if not kept.any():
         told = ", ".join(f"{n:,} {reason}" for reason, n in excluded.items())
-        raise InputError(
-            f"{found.path}: every cell is excluded ({told}); lower --min-counts or --min-cells if "
-            "that is why."
-        )
+        lower = "; lower --min-counts or --min-cells if that is why" * ("fewer than" in told)
+        raise InputError(f"{found.path}: every cell is excluded ({told}){lower}.")
     row_order, tissues = _order(source, rule, kept)
     planned = Planned(
         source=source,

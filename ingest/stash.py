@@ -98,6 +98,10 @@ class Stash:
         """Let the next stash of this process have the memory; nothing may use it any more."""
         _RETURNED[:] = [(self.columns, self.counts)]
 
+    def release(self) -> None:
+        """Give the memory back to the system; for a stash that is on the disk."""
+        self.columns, self.counts = self.columns[:0].copy(), self.counts[:0].copy()
+
     def room(
         self, n_values: int
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:

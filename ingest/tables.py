@@ -69,9 +69,10 @@ def _with_ours(table: pd.DataFrame, ours: dict[str, object]) -> pd.DataFrame:
 
 def _unique(names: pd.Index[Any]) -> pd.Index[Any]:
     """Numbers after repeated names, none of which meets another name."""
-    values = names.astype(str).to_numpy().astype(object)
-    seen = set(values)
-    for position in np.flatnonzero(pd.Index(values).duplicated()):
+    values = names.astype(str).to_numpy(dtype=object, copy=True)
+    repeated = np.flatnonzero(pd.Index(values).duplicated())
+    seen = set(values) if repeated.size else set()
+    for position in repeated:
         base, number = values[position], 1
         while f"{base}-{number}" in seen:
             number += 1

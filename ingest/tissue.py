@@ -22,7 +22,7 @@ SAMPLE_COLUMNS = (
     "sample_id", "sample", "sample_name", "sampleid", "slide_id", "slide", "slice", "section",
     "biosample_id", "library_id", "library", "lib", "channel", "orig.ident", "replicate",
     "bio_rep", "donor_id", "donor", "patient_id", "patient", "individual", "subject_id", "subject",
-    "mouse_id", "mouse", "animal", "list_id", "batch", "batch_id",
+    "mouse_id", "mouse", "animal", "batch", "batch_id",
 )  # fmt: skip
 FOV_COLUMNS = ("fov", "fov_id", "field_of_view", "fov_name")
 

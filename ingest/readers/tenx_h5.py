@@ -127,7 +127,11 @@ def open_group(path: Path, name: str) -> Matrix:
             kept = _array(group, "filtered_barcodes", path)[:].astype(bool)
             if kept.shape == (len(barcodes),) and not kept.all():
                 unfit["not among the filtered barcodes (filtered_barcodes = 0)"] = ~kept
-    spatial = software.startswith("spaceranger") or chemistry.startswith("Visium")
+        # Files of probes of Space Ranger 2 have no attributes, but the name of their set.
+        sets = [str(each) for each in group.get("features/target_sets", ())]
+    spatial = software.startswith("spaceranger") or any(
+        name.lower().startswith("visium") for name in (chemistry, *sets)
+    )
     segmented = len(barcodes) > 0 and barcodes[0].startswith(SEGMENTED_CELL)
     matrix = Matrix(
         barcodes=barcodes,

@@ -96,6 +96,7 @@ def test_the_reader_of_the_how_to_brings_data_into_a_corpus(
 ) -> None:
     reader = reader_of_the_how_to(tmp_path)
     monkeypatch.setitem(SOURCES, reader.FORMAT, reader)
+    monkeypatch.setattr(reader, "BLOCK_VALUES", 8000)
     counts = make_counts(2500, len(GENES)) + 1
     cells = np.array([f"cell{i}" for i in range(len(counts))])
     xy = np.random.default_rng(1).uniform(0, 1000, (len(counts), 2)).astype(np.float32)

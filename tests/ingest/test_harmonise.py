@@ -453,3 +453,20 @@ def _first_rows(n: int) -> bytes:
     out = io.BytesIO()
     table.assign(ortholog=np.int32(-1)).to_parquet(out)
     return out.getvalue()
+
+
+def test_a_retired_id_is_the_gene_that_has_its_symbol_now() -> None:
+    index = GeneIndex.bundled()
+    retired, now = "ENSG00000117289", "ENSG00000265972"  # TXNIP
+    genes = harmonise(pd.DataFrame(index=[retired, "CD3E"]), species=None, index=index)
+    assert genes.gene_id[0] == now
+    assert index.vocabulary[genes.gene_number[0]] >= 0
+    both = harmonise(pd.DataFrame(index=[retired, now]), species=None, index=index)
+    assert both.kind.tolist() == ["duplicate", "gene"]
+
+
+def test_no_gene_of_the_vocabulary_is_taken_for_another() -> None:
+    index = GeneIndex.bundled()
+    ids = list(index.vocabulary_ids())
+    genes = harmonise(pd.DataFrame(index=ids), species="human", index=index)
+    assert genes.gene_id.tolist() == ids

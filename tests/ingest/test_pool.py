@@ -83,7 +83,7 @@ def test_large_data_sets_in_small_shards_make_the_same_counts(
     path = write_h5ad(tmp_path / "a.h5ad", adata)
     monkeypatch.setattr(schema, "CHUNK_VALUES", 128)
     monkeypatch.setattr(schema, "SHARD_VALUES", 1024)
-    monkeypatch.setattr("cellplm.ingest.readers.sparse.BLOCK_VALUES", 1024)
+    monkeypatch.setattr("cellplm.ingest.readers.h5ad.ROW_VALUES", 1024)
     seen = []
     ingest_files(
         [path],
