@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,3 +165,62 @@ def test_ctrl_c_stops_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert rest.splitlines()[-1].startswith("stopped; nothing is half-written")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_names_the_sources_and_says_how_to_read_them(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "datasets.toml"
+    rules.write_text(f'[[dataset]]\npath = "{raw}"\nmin_counts = 0\ntissue_key = "cell_type"\n')
+    out = tmp_path / "corpus.zarr"
+    ran = run(capsys, "ingest", "--manifest", rules, "--out", out, "--json")
+    assert ran.code == 0, ran.err
+    rules_of = {each["name"]: each["tissue_rule"] for each in ran.document["ingested"]}
+    assert set(rules_of) == {"blood", "slide"}
+    assert all(rule.startswith("obs['cell_type']") for rule in rules_of.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "RAW"),
+        (["--coords", "a,b,c"], "--coords a,b,c"),
+        (["--um-per-unit", "0"], "--um-per-unit"),
+        (["--min-cells", "0"], "--min-cells"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_options_that_cannot_be_exit_with_2(
+    raw: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    sources = [raw] if arguments else []
+    ran = run(capsys, "ingest", *sources, "--out", tmp_path / "c.zarr", *arguments)
+    ran.assert_error(words, code=2)
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_a_dry_run_is_the_document_of_the_run(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adata = make_adata(samples=(30,), seed=8)
+    adata.X = adata.X.log1p()
+    write_h5ad(raw / "bad.h5ad", adata)
+    shutil.copy(raw / "blood.h5ad", raw / "again.h5ad")
+    (raw / "notes.txt").write_text("hello")
+    words = ["ingest", raw, "--out", tmp_path / "c.zarr", "--on-error", "skip", "--json"]
+    planned = run(capsys, *words, "--dry-run").document
+    assert not (tmp_path / "c.zarr").exists()
+    done = run(capsys, *words).document
+    planned["ingested"] = planned.pop("planned")
+    for document in (planned, done):
+        document.pop("snapshot")
+        for each in document["ingested"]:
+            each.pop("seconds")
+    assert planned == done
+    assert done["skipped"]
+    assert done["refused"]
+    assert done["other_files"]
