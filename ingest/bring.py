@@ -240,8 +240,6 @@ def _write(
 def _leave(stash: Stash, layout: Layout, writer: PartWriter) -> Shards:
     """Note for other tasks what of the stash each shard needs."""
     assert stash.folder is not None
-    stash.to_disk()
-    stash.release()
     path = stash.folder / "layout.npz"
     layout.save(path)
     needs: list[list[Path]] = [[] for _ in range(writer.n_shards)]

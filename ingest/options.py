@@ -88,7 +88,8 @@ class IngestOptions(DataSetOptions):
         on_error: "fail": one refused data set, and nothing is committed; "skip": commit the
             others, each as soon as it is done.
         atomic: one snapshot for all data sets, at the end.
-        workers: processes; None: as many as cores, up to 8, where there is enough to do.
+        workers: processes; None: as many as cores, up to 8, where there is enough to do. More than
+            one are spawned, so a script that asks for them needs `if __name__ == "__main__":`.
         scheduler: address of a Dask scheduler whose workers do the work.
         rules: of a datasets.toml; later ones win.
         stash_values: counts that a worker holds in memory, 4 bytes each (8 with more than 65,536
@@ -98,7 +99,7 @@ class IngestOptions(DataSetOptions):
     allow_duplicate: bool = False
     on_error: Literal["fail", "skip"] = "fail"
     atomic: bool = False
-    workers: int | None = None
+    workers: int | None = 1
     scheduler: str | None = None
     rules: tuple[Rule, ...] = ()
     stash_values: int = STASH_VALUES

@@ -31,6 +31,9 @@ MOST_ALIKE = 3
 FEWEST = 3
 """Matches up to here are never reported."""
 
+NAMES = 256 * 2**10
+"""Names that are looked at at a time."""
+
 BARCODES = 737_280
 """Of 10x chromium, v1 and v2; later lists and other methods have more."""
 SPOT_BARCODES = 4_992
@@ -225,26 +228,30 @@ def prints(cells: Cells) -> Prints:
     """What may be found again of some cells."""
     hashes, n_cells = _counted(cells.cell_hash[_telling(cells)])
     rare = n_cells <= MOST_ALIKE
-    # R makes "." of "-".
-    names = pa.array(cells.names.astype(str), type=pa.large_string())
-    names = pc.replace_substring(names, ".", "-")
-    parts = pc.extract_regex(names, _BARCODE)
-    with_barcode, plain = names.filter(parts.is_valid()), names.filter(parts.is_null())
-    parts = parts.drop_null()
-    beside = pc.binary_join_element_wise(
-        pc.struct_field(parts, "before"),
-        pc.struct_field(parts, "after"),
-        pa.scalar("|", names.type),
-    )
-    besides, n_barcodes = _counted(_hashed(beside))
-    named = [_hashed(with_barcode), _hashed(plain.filter(_says_something(plain)))]
+    besides, named = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    # A stretch at a time: all names at once would take several times their memory.
+    for start in range(0, cells.names.size, NAMES):
+        # R makes "." of "-".
+        names = pa.array(cells.names[start : start + NAMES].astype(str), type=pa.large_string())
+        names = pc.replace_substring(names, ".", "-")
+        parts = pc.extract_regex(names, _BARCODE)
+        with_barcode, plain = names.filter(parts.is_valid()), names.filter(parts.is_null())
+        parts = parts.drop_null()
+        beside = pc.binary_join_element_wise(
+            pc.struct_field(parts, "before"),
+            pc.struct_field(parts, "after"),
+            pa.scalar("|", names.type),
+        )
+        besides.append(_hashed(beside))
+        named += [_hashed(with_barcode), _hashed(plain.filter(_says_something(plain)))]
+    beside_hashes, n_barcodes = _counted(np.concatenate(besides))
     return Prints(
         data_set=cells.data_set,
         n=cells.names.size,
         hashes=hashes[rare],
         n_cells=n_cells[rare],
         names=_counted(np.concatenate(named))[0],
-        besides=besides,
+        besides=beside_hashes,
         n_barcodes=n_barcodes,
         spatial=cells.modality == "srt",
     )

@@ -90,6 +90,7 @@ def scan(source: Source, columns: Columns, stash: Stash, on_rows: OnRows) -> Sca
         n_all = n_obs if block.axis == "obs" else source.n_vars
         stash.done = (block.start + block.n) / n_all
         on_rows(block.start + block.n)
+    stash.settle()
     return replace(sums, max_count=max_count, n_rounded=n_rounded)
 
 

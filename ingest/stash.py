@@ -98,9 +98,11 @@ class Stash:
         """Let the next stash of this process have the memory; nothing may use it any more."""
         _RETURNED[:] = [(self.columns, self.counts)]
 
-    def release(self) -> None:
-        """Give the memory back to the system; for a stash that is on the disk."""
-        self.columns, self.counts = self.columns[:0].copy(), self.counts[:0].copy()
+    def settle(self) -> None:
+        """After the last row: if there are files, all goes there, and the memory back."""
+        if self._paths:
+            self.to_disk()
+            self.columns, self.counts = self.columns[:0].copy(), self.counts[:0].copy()
 
     def room(
         self, n_values: int

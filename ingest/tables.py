@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cellplm.corpus.columns import OBS_COLUMNS, VAR_COLUMNS, stored_names
 from cellplm.ingest.plan import Planned
@@ -26,8 +27,8 @@ def obs_table(planned: Planned) -> pd.DataFrame:
     ours = {
         "source_row": order,
         "tissue": tissue,
-        "sample": pd.Categorical(rule.sample[order]),
-        "fov": pd.Categorical(rule.fov[order]),
+        "sample": _categorical(rule.sample[order]),
+        "fov": _categorical(rule.fov[order]),
         "kept": planned.kept[order],
         "cell_hash": planned.scanned.content[order],
     }
@@ -59,6 +60,12 @@ def var_table(planned: Planned) -> pd.DataFrame:
     var = _storable(planned.source.var, VAR_COLUMNS).iloc[order]
     var.index = pd.Index(np.where(genes.kind == "gene", genes.gene_id, name)[order])
     return _with_ours(var, ours)
+
+
+def _categorical(values: NDArray[np.str_]) -> pd.Categorical:
+    """What pd.Categorical gives, without a Python string for every value."""
+    categories, codes = np.unique(values, return_inverse=True)
+    return pd.Categorical.from_codes(codes, pd.Index(categories.astype(object)))
 
 
 def _with_ours(table: pd.DataFrame, ours: dict[str, object]) -> pd.DataFrame:

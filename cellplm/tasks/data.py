@@ -45,8 +45,9 @@ def opened(
     Raises:
         InputError: the file is refused, or holds several data sets.
     """
-    # Only empty cells are left out: whoever asks for predictions wants them for all others.
-    options = IngestOptions(tissue_key=context, min_counts=1)
+    # Only empty cells are left out: whoever asks for predictions wants them for all others,
+    # for spots too.
+    options = IngestOptions(tissue_key=context, min_counts=1, allow_spots=True)
     with TemporaryDirectory(prefix="cellplm-") as folder:
         root = Path(folder) / "data.zarr"
         report = ingest_files([data], root, options, on_progress=on_progress)

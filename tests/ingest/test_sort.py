@@ -98,7 +98,6 @@ def write_part(root: Path, stash: Stash, scanned: Scan, rows: np.ndarray, n_vars
         for number in range(writer.n_shards):
             write_shard(number, held, layout, writer)
         return writer.path / "X"
-    stash.to_disk()
     for number in range(writer.n_shards):
         mine = [
             path
