@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +34,9 @@ from cellplm.ingest.pool import Here, pool, workers_for
 from cellplm.ingest.report import Ingested, IngestReport, Left
 from cellplm.ingest.source import Found
 from cellplm.logs import OnProgress, Progress, ignore
+
+CLUSTER_AT_WORK = 64
+"""Data sets that a Dask cluster has at a time."""
 
 SOURCES = "sources"
 """Folder of the workplace for what is downloaded and unpacked."""
@@ -93,6 +97,7 @@ def ingest_files(
                     genes=corpus.genes_path if corpus else None,
                     executor=executor,
                     on_progress=on_progress,
+                    lock=threading.Lock(),
                 )
                 ledger = _Ledger(run, corpus)
                 for each, outcome in _side_by_side(run, ledger, found, workers):
@@ -133,13 +138,15 @@ class _Run:
     genes: Path | None
     executor: Executor
     on_progress: OnProgress
+    lock: threading.Lock
 
     def show(self, text: str | Path) -> str:
         """A path or message with the names that the user gave."""
         return display(str(text), self.places)
 
     def say(self, what: str, done: int = 0, total: int = 0) -> None:
-        self.on_progress(Progress(what=what, done=done, total=total))
+        with self.lock:
+            self.on_progress(Progress(what=what, done=done, total=total))
 
 
 class _Ledger:
@@ -243,7 +250,8 @@ def _side_by_side(
             yield each, run.executor.submit(_one, run, ledger, each)
         return
     # A thread a data set hands out its tasks and waits for them; the work is in the pool.
-    with ThreadPoolExecutor(max_workers=max(workers, 2)) as threads:
+    n_threads = workers if run.options.scheduler is None else CLUSTER_AT_WORK
+    with ThreadPoolExecutor(max_workers=n_threads) as threads:
         outcomes = [(each, threads.submit(_one, run, ledger, each)) for each in found]
         try:
             yield from outcomes
