@@ -157,7 +157,13 @@ def test_wrong_usage_is_code_2(raw: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_ctrl_c_stops_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     baron = Path(str(files("cellplm") / "data" / "demo" / "Baron_H1_Data.csv.gz"))
     command = [sys.executable, "-m", "cellplm", "ingest", str(baron), "--out", str(tmp_path / "c")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Where the tests run as a background job, Ctrl-C is ignored, and children inherit that.
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("read Baron")
         process.send_signal(signal.SIGINT)
