@@ -6,7 +6,7 @@ again when its worker died: each attempt writes a part of its own, which `bring`
 workplace before it begins, so that what dead attempts leave is found.
 
 A data set whose counts fit in memory is read, sorted and written by one task. Of a larger one,
-`bring` writes all but the shards; `write_shards` is the task for those, and `finish` lists and
+`bring` writes all but the shards; `write_from_files` is the task for those, and `finish` lists and
 syncs the objects.
 """
 
@@ -159,14 +159,11 @@ def bring(job: Job, on_rows: Callable[[int], None] | None = None) -> Brought:
     return replace(brought, told=replace(told, seconds=round(time.monotonic() - began, 2)))
 
 
-def write_shards(
-    numbers: Sequence[int], paths: Sequence[Sequence[Path]], layout: Path, writer: PartWriter
-) -> None:
-    """Task: write some shards, each from its pieces."""
+def write_from_files(number: int, files: Sequence[Path], layout: Path, writer: PartWriter) -> None:
+    """Task: write one shard, from the files that hold rows of it."""
     loaded = Layout.load(layout)
-    for number, mine in zip(numbers, paths, strict=True):
-        rows = rows_of_shard(number, _read_all(mine), loaded, writer)
-        write_shard(number, rows, loaded, writer)
+    rows = rows_of_shard(number, _read_all(files), loaded, writer)
+    write_shard(number, rows, loaded, writer)
 
 
 def finish(writer: PartWriter) -> ObjectRef:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cellplm.ingest.kernels import HASH_COUNT, HASH_MIX_A, HASH_MIX_B
+
 Hash = NDArray[np.uint64]
 
-_COUNT = np.uint64(0x9E3779B97F4A7C15)
-_MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _HIGH = np.uint64(0xD6E8FEB86659FD93)
 
 
@@ -37,7 +37,7 @@ def gene_hashes(gene_ids: Sequence[str]) -> Hash:
 
 def digest(sums: Hash) -> str:
     """The hash of a data set from the sums of its cells: 32 hexadecimal digits."""
-    low, high = sums.copy(), sums * _HIGH + _COUNT
+    low, high = sums.copy(), sums * _HIGH + HASH_COUNT
     _mix(low)
     _mix(high)
     total = (_add_up(high) << 64) + _add_up(low)
@@ -47,7 +47,7 @@ def digest(sums: Hash) -> str:
 def _mix(values: Hash) -> None:
     """The finaliser of MurmurHash3 (Appleby, public domain), in place."""
     shift = np.uint64(33)
-    for factor in _MIX:
+    for factor in (HASH_MIX_A, HASH_MIX_B):
         values ^= values >> shift
         values *= factor
     values ^= values >> shift

@@ -300,7 +300,7 @@ def _with_shards(run: _Run, brought: Brought, shards: Shards) -> Brought:
     what = f"write {brought.told.name}"
     submit = run.executor.submit
     futures = [
-        submit(tasks.write_shards, [number], [files], shards.layout, writer)
+        submit(tasks.write_from_files, number, files, shards.layout, writer)
         for number, files in enumerate(shards.files)
     ]
     for number, future in enumerate(futures):

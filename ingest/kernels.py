@@ -23,8 +23,8 @@ LARGEST = 2**32 - 1
 
 # Odd constants of the content hash (ingest/content.py): Knuth's golden ratio, and the
 # finaliser of MurmurHash3.
-_COUNT = np.uint64(0x9E3779B97F4A7C15)
-_MIX_A, _MIX_B = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
+HASH_COUNT = np.uint64(0x9E3779B97F4A7C15)
+HASH_MIX_A, HASH_MIX_B = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _SHIFT = np.uint64(33)
 _WORD, _BIT = np.int64(6), np.int64(63)
 _FULL = 4
@@ -38,16 +38,16 @@ _jit: Any = nb.njit(nogil=True, cache=True)
 def mix(value):
     """The finaliser of MurmurHash3 (Appleby, public domain) of a uint64."""
     value ^= value >> _SHIFT
-    value *= _MIX_A
+    value *= HASH_MIX_A
     value ^= value >> _SHIFT
-    value *= _MIX_B
+    value *= HASH_MIX_B
     return value ^ (value >> _SHIFT)
 
 
 @_jit
 def hash_pair(gene, count):
     """What a (gene hash, count) pair adds to the hash of its cell, uint64."""
-    return mix(gene + np.uint64(count) * _COUNT)
+    return mix(gene + np.uint64(count) * HASH_COUNT)
 
 
 @_jit

@@ -31,16 +31,15 @@ from cellplm.errors import InputError
 from cellplm.ingest.coords import COSMX_UM_PER_PX, coords_columns, coords_um
 from cellplm.ingest.readers.anndata_tables import refuse_growth, table
 from cellplm.ingest.readers.container import Container, group_at, is_array, item_at
+from cellplm.ingest.readers.positions import MIN_SPOTS, Positions, settled
 from cellplm.ingest.readers.spots import Spots, marked_spots, spots_on_lattice, visium
 from cellplm.ingest.source import ReadOptions
-from cellplm.ingest.spacing import lattice_pitch, unit_doubt
+from cellplm.ingest.spacing import lattice_pitch
 
 OBSM_KEYS = ("spatial", "X_spatial", "spatial_coords")
 SPATIALDATA_GLOBAL = "global"
 
 VISIUM_DIAMETER_UM = 65.0
-# Enough spots to measure a pitch that is known to be there.
-MIN_SPOTS = 7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,23 +59,6 @@ class Part:
     obsm: Any | None
     obs: pd.DataFrame
     platform: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Positions:
-    """What is known about places.
-
-    Attributes:
-        coords_um: (n_obs, 2) float32, NaN for a cell without; None where there are none.
-        spots: whether a row is a spot or bin.
-        platform: "Visium", "Visium HD", "CosMx" or what came in.
-        notes: sentences for the report.
-    """
-
-    coords_um: NDArray[np.float32] | None
-    spots: bool
-    platform: str
-    notes: tuple[str, ...]
 
 
 def positions(part: Part, options: ReadOptions) -> Positions:
@@ -113,14 +95,7 @@ def positions(part: Part, options: ReadOptions) -> Positions:
             with np.errstate(over="ignore"):
                 um = (xy * factor).astype(np.float32)
             notes.append(f"obsm[{key!r}] {said}")
-    if um is not None:
-        um = np.where(np.isfinite(um), um, np.float32(np.nan))
-    if spots is not None:
-        notes.append(f"rows are spots, not cells: {spots.why}")
-        platform = (spots.platform or platform) if platform == "unknown" else platform
-    elif um is not None and options.um_per_unit is None and (doubt := unit_doubt(um)):
-        notes.append(doubt)
-    return Positions(coords_um=um, spots=spots is not None, platform=platform, notes=tuple(notes))
+    return settled(um, spots, platform, notes, options)
 
 
 def _obsm_key(part: Part, options: ReadOptions) -> str | None:

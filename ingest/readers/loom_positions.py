@@ -19,10 +19,9 @@ import pandas as pd
 
 from cellplm.errors import InputError
 from cellplm.ingest.coords import COLUMNS, PLAIN, coords_columns, coords_um
-from cellplm.ingest.readers.anndata_positions import Positions
+from cellplm.ingest.readers.positions import Positions, settled
 from cellplm.ingest.readers.spots import marked_spots, spots_on_lattice
 from cellplm.ingest.source import ReadOptions
-from cellplm.ingest.spacing import unit_doubt
 
 # In lower case. Beside one of these, X and Y are positions.
 IMAGE_COLUMNS = {
@@ -64,14 +63,8 @@ def positions(obs: pd.DataFrame, platform: str, path: Path, options: ReadOptions
         um = coords_um(obs, replace(options, coords=pair), path=path)
     spots = marked_spots(obs, platform)
     if um is not None:
-        um = np.where(np.isfinite(um), um, np.float32(np.nan))
         spots = spots or spots_on_lattice(um, obs)
-        doubt = unit_doubt(um) if spots is None and options.um_per_unit is None else None
-        notes += [doubt] if doubt else []
-    if spots is not None:
-        notes.append(f"rows are spots, not cells: {spots.why}")
-        platform = (spots.platform or platform) if platform == "unknown" else platform
-    return Positions(coords_um=um, spots=spots is not None, platform=platform, notes=tuple(notes))
+    return settled(um, spots, platform, notes, options)
 
 
 def _pair(obs: pd.DataFrame, path: Path, options: ReadOptions) -> tuple[str, str] | None:

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from cellplm.errors import InputError
 from cellplm.ingest.coords import Pair, coords_columns, coords_um
-from cellplm.ingest.readers.anndata_positions import MIN_SPOTS, Positions
+from cellplm.ingest.readers.positions import MIN_SPOTS, Positions, settled
 from cellplm.ingest.readers.spots import Spots, marked_spots, spots_on_lattice
 from cellplm.ingest.source import ReadOptions
-from cellplm.ingest.spacing import lattice_pitch, unit_doubt
+from cellplm.ingest.spacing import lattice_pitch
 
 ST_PITCH_UM = 200.0
 ARRAY = ("array_x", "array_y")
@@ -110,13 +110,8 @@ def positions(
         spots = spots or spots_on_lattice(xy, obs)
         factor, note = _um_per_unit(xy, pair, spots, options)
         notes += [note] if note else []
-        um = np.where(np.isfinite(xy), xy * np.float32(factor), np.float32(np.nan))
-    if spots is not None:
-        notes.append(f"rows are spots, not cells: {spots.why}")
-        platform = (spots.platform or platform) if platform == "unknown" else platform
-    elif um is not None and options.um_per_unit is None and (doubt := unit_doubt(um)):
-        notes.append(doubt)
-    return Positions(coords_um=um, spots=spots is not None, platform=platform, notes=tuple(notes))
+        um = xy * np.float32(factor)
+    return settled(um, spots, platform, notes, options)
 
 
 def _pair(
